@@ -1,0 +1,392 @@
+"""One awake actor: its memory, its mailbox, and the rules by which its turns run.
+
+States: *loading* (turns wait in the mailbox) → *live* → *dead*. A failed load or commit kills the
+activation: it is thrown away, never repaired, and the next call wakes the actor from the store.
+
+Invariants:
+- at most one turn holds the actor; interleaving turns share it, stretch by stretch;
+- `encoded` is the state after the last turn that ended, so an exception is undone by decoding it;
+- a state is committed only after it was decoded again: what is stored can always be read back;
+- no answer leaves while a commit that its turn could have seen is not durable.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.actor.gate import GroupCommit
+from perdure.actor.interleaving import Stretches
+from perdure.actor.methods import ActorType
+from perdure.actor.model import Actor, current_turn
+from perdure.actor.turn import Turn
+from perdure.base import points
+from perdure.base.codec import encode
+from perdure.base.errors import (
+    DeadlineError,
+    OverloadedError,
+    PerdureError,
+    ReadOnlyError,
+    RequestReusedError,
+    StateTooLargeError,
+    StoppingError,
+    StoreError,
+    StoreFormatError,
+    UnencodableError,
+)
+from perdure.base.limits import Limits
+from perdure.store.api import RequestRecord, StoredActor
+
+log = logging.getLogger("perdure.actor")
+
+
+class Host(Protocol):
+    """What an activation needs of the process it lives in."""
+
+    limits: Limits
+
+    def join_commit(self) -> GroupCommit:
+        """The group commit that is filling up; it will be written without further asking."""
+        ...
+
+    async def find_request(self, activation: "Activation", request_id: str) -> RequestRecord | None:
+        """The stored answer to an idempotency key."""
+        ...
+
+    def flush_later(self, activation: "Activation", loss_max_s: float) -> None:
+        """Call `activation.flush()` within that time."""
+        ...
+
+    def now_s(self) -> float:
+        """Monotonic time."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` as a task that the process keeps a reference to."""
+        ...
+
+
+class Activation:
+    """An actor in memory. All its methods run on the event loop's thread."""
+
+    __slots__ = (
+        "_host",
+        "_mailbox",
+        "_warned",
+        "actor",
+        "actor_type",
+        "commit",
+        "dead",
+        "encoded",
+        "key",
+        "loading",
+        "records",
+        "relaxed",
+        "resuming",
+        "running",
+        "sharing",
+        "touched",
+        "version",
+    )
+
+    def __init__(self, host: Host, actor_type: ActorType, key: str) -> None:
+        self._host = host
+        self.actor_type = actor_type
+        self.key = key
+        self.actor: Actor = None  # type: ignore[assignment]  # set by `wake`
+        self.encoded = b""
+        self.version = 0  # of the newest commit that holds it, durable or not
+        self.commit: GroupCommit | None = None  # the newest not yet durable commit with a state
+        self.loading = True
+        self.dead: BaseException | None = None
+        self.running: Turn | None = None  # the turn that holds the actor
+        self.sharing = 0  # interleaving turns under way
+        self.resuming: deque[tuple[Turn, asyncio.Future[None]]] | None = None  # want to go on
+        self.relaxed = False  # `encoded` is ahead of every commit
+        self.records: dict[str, RequestRecord] | None = None  # answers not yet durable
+        self.touched = True  # since the last sweep
+        self._mailbox: deque[Turn] | None = None  # most actors never need one
+        self._warned = False
+
+    def __str__(self) -> str:
+        return f"{self.actor_type.actor_class.__name__}({self.key!r})"
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def wake(self, stored: StoredActor | None) -> None:
+        """Take the loaded state, or the defaults, and run what waits. Raises StoreFormatError."""
+        if stored is None:
+            self.actor = self.actor_type.actor_class()
+            self.encoded = encode(self.actor)
+        else:
+            try:
+                self.actor = self.actor_type.decode_state(stored.state)
+            except msgspec.MsgspecError as error:
+                raise StoreFormatError(
+                    f"the stored state of {self} does not fit the class: {error}"
+                ) from error
+            # not the stored bytes: fields that were added since would look like a change
+            self.encoded = encode(self.actor)
+            self.version = stored.version
+        self.loading = False
+        self._run_mailbox()
+
+    def kill(self, error: BaseException) -> None:
+        """Throw the activation away; everyone who waits in the mailbox is told why."""
+        self.dead = error
+        waiting, self._mailbox = self._mailbox, None
+        for turn in waiting or ():
+            turn.fail(error)
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing runs, waits, or is on its way to the store: it may leave memory."""
+        return (
+            self.running is None
+            and not self.sharing
+            and not self._mailbox
+            and self.commit is None
+            and not self.loading
+            and not self.relaxed
+        )
+
+    # -- taking turns ----------------------------------------------------------------------------
+
+    def submit(self, turn: Turn) -> None:
+        """Run the turn now, or put it in the mailbox; fails it when the mailbox is full."""
+        turn.activation = self
+        self.touched = True
+        if self.running is None and not self._mailbox and not self.loading:
+            self._run(turn)
+            return
+        if self._mailbox is None:
+            self._mailbox = deque()
+        if len(self._mailbox) >= self._host.limits.mailbox_depth_max:
+            turn.fail(OverloadedError(f"{len(self._mailbox)} calls already wait for {self}"))
+            return
+        self._mailbox.append(turn)
+
+    def _run_mailbox(self) -> None:
+        while self._mailbox and self.running is None and self.dead is None:
+            turn = self._mailbox.popleft()
+            if turn.deadline_s <= self._host.now_s():
+                turn.fail(DeadlineError(f"{turn} waited past its deadline; it was not begun"))
+            else:
+                self._run(turn)
+
+    def _run(self, turn: Turn) -> None:
+        if turn.request_id is not None or turn.method.can_wait:
+            if turn.method.options.interleave and turn.request_id is None:
+                self.sharing += 1
+            else:
+                self.running = turn
+            self._host.spawn(self._run_waiting(turn))
+            return
+        token = current_turn.set(turn)
+        try:
+            turn.method.start(self.actor, turn.arguments).send(None)
+        except StopIteration as stop:
+            self._finish(turn, stop.value)
+        except BaseException as error:
+            self._undo(turn, error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+        finally:
+            current_turn.reset(token)
+            turn.finished = True
+
+    async def _run_waiting(self, turn: Turn) -> None:
+        """Run a turn that may suspend, as a task of its own."""
+        interleaved = self.running is not turn
+        current_turn.set(turn)
+        try:
+            async with asyncio.timeout(max(turn.deadline_s - self._host.now_s(), 0)):
+                if turn.request_id is not None and await self._answered_before(turn):
+                    return
+                work = turn.method.start(self.actor, turn.arguments)
+                result = await (Stretches(self, turn, work) if interleaved else work)
+            self._finish(turn, result)
+        except TimeoutError as error:
+            late = self._host.now_s() >= turn.deadline_s
+            self._undo(turn, DeadlineError(f"{turn} ran past its deadline") if late else error)
+        except asyncio.CancelledError:
+            self._undo(turn, StoppingError(f"{turn} was cut off: the process is stopping"))
+        except Exception as error:
+            self._undo(turn, error)
+        finally:
+            turn.finished = True
+            if interleaved:
+                self.sharing -= 1
+            if self.running is turn:
+                self.release()
+
+    def release(self) -> None:
+        """The actor is free: hand it to an interleaving turn that wants to go on, else to the next
+        call. Handed over, not merely announced: a busy mailbox would starve the former."""
+        self.running = None
+        while self.resuming:
+            turn, waiter = self.resuming.popleft()
+            if not waiter.done():  # done: its turn was cancelled
+                self.running = turn
+                waiter.set_result(None)
+                return
+        self._run_mailbox()
+
+    # -- ending turns ----------------------------------------------------------------------------
+
+    def _finish(self, turn: Turn, result: Any) -> None:
+        points.reach("after_turn")
+        try:
+            body = encode(result)
+            written = self._take_state(turn)
+        except PerdureError as error:
+            self._undo(turn, error)
+            return
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            # RecursionError: a list that holds itself
+            self._undo(turn, UnencodableError(f"{turn}: JSON cannot hold this: {error}"))
+            return
+        if self.dead is not None:
+            turn.fail(self.dead)
+        elif turn.request_id is not None:
+            self._remember(turn, turn.request_id, body)
+        elif written and turn.method.options.loss_max_s is not None:
+            self.relaxed = True
+            self._host.flush_later(self, turn.method.options.loss_max_s)
+            turn.succeed(body)
+        elif written or (self.relaxed and not turn.method.read):
+            self._join_commit().hold(turn, body)
+        elif self.commit is not None:
+            self.commit.hold(turn, body)  # it may have seen what is not durable yet
+        else:
+            turn.succeed(body)
+
+    def end_stretch(self, turn: Turn) -> None:
+        """An interleaving turn pauses: commit what it did since its last pause."""
+        if self.dead is not None:
+            raise StoreError(f"{self} was thrown away: {self.dead}")
+        if self._take_state(turn):
+            self._join_commit()
+
+    def _take_state(self, turn: Turn) -> bool:
+        """Make the actor's memory the state to commit; returns whether it changed."""
+        encoded = encode(self.actor)
+        if encoded == self.encoded:
+            return False
+        if turn.method.read:
+            raise ReadOnlyError(f"{turn} is a @read method, but it changed the state")
+        limits = self._host.limits
+        if len(encoded) > limits.state_bytes_warn:
+            self._check_size(turn, len(encoded))
+        try:
+            self.actor_type.decode_state(encoded)
+        except msgspec.MsgspecError as error:
+            raise UnencodableError(
+                f"{turn} left a state that could not be read back: {error}"
+            ) from None
+        self.encoded = encoded
+        return True
+
+    def _check_size(self, turn: Turn, size: int) -> None:
+        limit = self._host.limits.state_bytes_max
+        if size > limit:
+            raise StateTooLargeError(f"{turn}: the state has {size} bytes; at most {limit} fit")
+        if not self._warned:
+            self._warned = True
+            log.warning("large state", extra={"actor": str(self), "state_bytes": size})
+
+    def _undo(self, turn: Turn, error: BaseException) -> None:
+        """Put memory back to before the turn, and let the error out through the gate."""
+        if self.dead is None:
+            self._restore()
+            if self.commit is not None:
+                self.commit.hold(turn, error)  # the refusal, too, may rest on what is not durable
+                return
+        turn.fail(error)
+
+    def _restore(self) -> None:
+        """Decode the last good state into the same object, which interleaving turns still hold."""
+        before = self.actor_type.decode_state(self.encoded)
+        for field in before.__struct_fields__:
+            setattr(self.actor, field, getattr(before, field))
+
+    # -- committing ------------------------------------------------------------------------------
+
+    def _join_commit(self) -> GroupCommit:
+        """Put the state into the group commit that is filling up."""
+        commit = self._host.join_commit()
+        if self.commit is not commit:
+            self.commit = commit
+            self.version += 1
+        commit.states[self] = self.encoded
+        self.relaxed = False
+        return commit
+
+    def committed(self, commit: GroupCommit) -> None:
+        """`commit`, which held this actor, is durable."""
+        if self.commit is commit:
+            self.commit = None
+            self.records = None
+
+    def flush(self) -> None:
+        """Commit what relaxed turns have changed."""
+        if self.relaxed and self.dead is None:
+            self._join_commit()
+
+    async def save(self, turn: Turn) -> None:
+        """Commit the state in the middle of a turn."""
+        try:
+            if self._take_state(turn):
+                self._join_commit()
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise UnencodableError(f"{turn}: JSON cannot hold this: {error}") from error
+        await self.durable()
+
+    async def durable(self) -> None:
+        """Wait until everything that turns of this actor did so far is durable."""
+        if self.dead is not None:
+            raise StoreError(f"{self} was thrown away: {self.dead}") from self.dead
+        if self.commit is not None:
+            waiter = asyncio.get_running_loop().create_future()
+            self.commit.hold_future(waiter)
+            await waiter
+
+    # -- idempotency -----------------------------------------------------------------------------
+
+    def _remember(self, turn: Turn, request_id: str, body: bytes) -> None:
+        """Commit the answer with the state, so that both are there or neither."""
+        commit = self._join_commit()
+        record = RequestRecord(self.actor_type.name, self.key, request_id, _fingerprint(turn), body)
+        commit.records.append(record)
+        if self.records is None:
+            self.records = {}
+        self.records[request_id] = record
+        commit.hold(turn, body)
+
+    async def _answered_before(self, turn: Turn) -> bool:
+        """If this idempotency key was answered, answer the same again."""
+        assert turn.request_id is not None
+        record = self.records.get(turn.request_id) if self.records else None
+        if record is None:
+            record = await self._host.find_request(self, turn.request_id)
+        if record is None:
+            return False
+        answer: bytes | BaseException = record.reply
+        if record.fingerprint != _fingerprint(turn):
+            answer = RequestReusedError(
+                f"{turn}: idempotency key {turn.request_id!r} came before with another request"
+            )
+        if self.commit is not None:
+            self.commit.hold(turn, answer)
+        elif isinstance(answer, bytes):
+            turn.succeed(answer)
+        else:
+            turn.fail(answer)
+        return True
+
+
+def _fingerprint(turn: Turn) -> bytes:
+    return encode((turn.method.name, turn.arguments))

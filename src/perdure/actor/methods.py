@@ -1,0 +1,204 @@
+"""Compiles an actor class into tables: its methods, their codecs, its names.
+
+Done once per class, so that a call needs no inspection: the argument decoder is built, the result
+type is known, and whether the method can wait at all was read from its bytecode.
+"""
+
+import dis
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from functools import cache
+from operator import attrgetter
+from typing import Any, get_type_hints
+
+import msgspec
+
+from perdure.actor.model import Actor, MethodOptions, options_of
+from perdure.actor.reference import Reference, Router, reference_class
+from perdure.base.codec import decoder, encode
+from perdure.base.errors import BadArgumentsError, DefinitionError
+from perdure.base.names import kebab_case, snake_case
+
+_SUSPENDING = {"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "SEND", "YIELD_VALUE"}
+
+
+class Method:
+    """One method of an actor class, ready to be called."""
+
+    __slots__ = (
+        "actor_type",
+        "arguments_type",
+        "can_wait",
+        "decode_arguments",
+        "decode_result",
+        "function",
+        "name",
+        "options",
+        "read",
+        "spread",
+    )
+
+    def __init__(self, actor_type: "ActorType", name: str, function: Callable[..., Any]) -> None:
+        self.actor_type = actor_type
+        self.name = name
+        self.function = function
+        self.options: MethodOptions = options_of(function)
+        self.read = self.options.read
+        self.can_wait = _can_wait(function)
+        self.arguments_type, result_type = _signature(actor_type.actor_class, name, function)
+        self.decode_arguments = decoder(self.arguments_type).decode
+        self.decode_result = decoder(result_type).decode
+        self.spread = _spreader(self.arguments_type.__struct_fields__)
+        if self.read and self.options.loss_max_s is not None:
+            raise DefinitionError(f"{self}: a @read method writes nothing, so it cannot be relaxed")
+
+    def __str__(self) -> str:
+        return f"{self.actor_type.actor_class.__name__}.{self.name}"
+
+    def start(self, actor: Actor, arguments: msgspec.Struct) -> Any:
+        """The coroutine of one call."""
+        return self.function(actor, *self.spread(arguments))
+
+    def arguments_from_json(self, body: bytes) -> msgspec.Struct:
+        """Decode one JSON object into the arguments; raises BadArgumentsError naming the field."""
+        try:
+            return self.decode_arguments(body or b"{}")  # type: ignore[no-any-return]
+        except msgspec.MsgspecError as error:
+            raise bad_arguments(error) from None
+
+    def arguments_from_text(self, values: dict[str, str]) -> msgspec.Struct:
+        """Convert query parameters, which are all text; raises BadArgumentsError."""
+        try:
+            return msgspec.convert(values, self.arguments_type, strict=False)
+        except msgspec.ValidationError as error:
+            raise bad_arguments(error) from None
+
+    def arguments_from_python(
+        self, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> msgspec.Struct:
+        """Bind Python arguments, by value; raises BadArgumentsError."""
+        try:
+            arguments = self.arguments_type(*positional, **named)
+        except TypeError as error:
+            raise BadArgumentsError(f"{self}: {error}") from None
+        try:
+            return self.arguments_from_json(encode(arguments))
+        except (TypeError, ValueError) as error:
+            raise BadArgumentsError(f"{self}: {error}") from None
+
+    def result_from_json(self, body: bytes) -> Any:
+        """The result as a value of its own, shared with nobody."""
+        return self.decode_result(body)
+
+
+class ActorType:
+    """One actor class with everything the runtime needs of it."""
+
+    def __init__(self, actor_class: type[Actor]) -> None:
+        self.actor_class = actor_class
+        self.route_name = kebab_case(actor_class.__name__)
+        self.name = snake_case(actor_class.__name__)
+        if self.name.startswith(("perdure_", "sqlite_")):
+            raise DefinitionError(f"{actor_class.__name__}: names in {self.name!r} are reserved")
+        _check_fields(actor_class)
+        self.decode_state = decoder(actor_class).decode
+        self.methods = {
+            name: Method(self, name, function) for name, function in _functions(actor_class)
+        }
+        self._reference_class = reference_class(self)
+
+    def reference(self, key: str, request_id: str | None) -> Reference:
+        """What `Class.at(key)` gives."""
+        return self._reference_class(key, request_id)
+
+    def bind(self, router: Router | None) -> None:
+        """Send calls through references to this router from now on; None: refuse them."""
+        self._reference_class._router = router
+
+
+@cache
+def actor_type_of(actor_class: type[Actor]) -> ActorType:
+    """The compiled form of a class; raises DefinitionError when it cannot work as an actor."""
+    return ActorType(actor_class)
+
+
+def bad_arguments(error: msgspec.MsgspecError) -> BadArgumentsError:
+    """Turn `Expected int, got str - at $.qty` into an error that names the field `qty`."""
+    text, _, path = str(error).partition(" - at `$")
+    field = path.strip("`.") or None
+    if field is None and "`" in text and "field" in text:
+        field = text.split("`")[1]  # missing required field `sku`, unknown field `x`
+    return BadArgumentsError(text, field)
+
+
+def _functions(actor_class: type[Actor]) -> Iterator[tuple[str, Callable[..., Any]]]:
+    own = set(dir(Actor))
+    for name in dir(actor_class):
+        if name in own or name.startswith("_") or name in actor_class.__struct_fields__:
+            continue
+        member = inspect.getattr_static(actor_class, name)
+        if inspect.iscoroutinefunction(member):
+            yield name, member
+        elif inspect.isfunction(member) and options_of(member) != MethodOptions():
+            raise DefinitionError(f"{actor_class.__name__}.{name} must be `async def`")
+
+
+def _check_fields(actor_class: type[Actor]) -> None:
+    name = actor_class.__name__
+    for field in msgspec.structs.fields(actor_class):
+        if field.required:
+            raise DefinitionError(
+                f"{name}.{field.name} has no default; an actor starts from its defaults, "
+                f"so write `{field.name}: … = …`"
+            )
+        if hasattr(Actor, field.name):
+            raise DefinitionError(f"{name}.{field.name}: that name belongs to Actor itself")
+    try:
+        actor_class()
+    except TypeError as error:
+        raise DefinitionError(f"{name} cannot be made from its defaults: {error}") from error
+
+
+def _signature(
+    actor_class: type[Actor], name: str, function: Callable[..., Any]
+) -> tuple[type[msgspec.Struct], Any]:
+    label = f"{actor_class.__name__}.{name}"
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise DefinitionError(f"{label}: its annotations cannot be read: {error}") from error
+    fields: list[Any] = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            raise DefinitionError(f"{label}: *{parameter.name} has no place in a JSON object")
+        if parameter.name not in hints:
+            raise DefinitionError(f"{label}: parameter {parameter.name} has no type")
+        field = (parameter.name, hints[parameter.name])
+        if parameter.default is not parameter.empty:
+            field = (*field, parameter.default)  # type: ignore[assignment]
+        fields.append(field)
+    arguments = msgspec.defstruct(f"{label} arguments", fields, forbid_unknown_fields=True)
+    return arguments, hints.get("return", Any)
+
+
+def _spreader(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """Fields of the arguments as a tuple; attrgetter does it in C, but not for none or one."""
+    if not names:
+        return lambda _arguments: ()
+    if len(names) == 1:
+        get = attrgetter(names[0])
+        return lambda arguments: (get(arguments),)
+    return attrgetter(*names)
+
+
+def _can_wait(function: Callable[..., Any]) -> bool:
+    """False when the bytecode holds no await: such a method never suspends, so it needs no task."""
+    if not isinstance(function, types.FunctionType):
+        return True
+    instructions = list(dis.get_instructions(function))
+    return any(
+        instruction.opname in _SUSPENDING
+        and not (instruction.opname == "YIELD_VALUE" and instruction.arg == 0)
+        for instruction in instructions
+    )

@@ -1,0 +1,155 @@
+"""What users write: `Actor`, the decorators for its methods, and `Caller`.
+
+An actor class is a `msgspec.Struct`: its fields are C slots, typed, with defaults copied for each
+instance, and encode straight to JSON. Assigning a name that is not a declared field fails at once
+with AttributeError, so no state can be lost for want of a declaration.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+
+import msgspec
+
+from perdure.base.errors import NotRunningError
+
+if TYPE_CHECKING:
+    from perdure.actor.turn import Turn
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+current_turn: ContextVar["Turn | None"] = ContextVar("perdure_turn", default=None)
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who makes a call: an id that stays the same, and whatever else the app knows of them."""
+
+    id: str
+    claims: dict[str, Any] = {}
+
+
+AccessRule = (
+    Literal["anyone", "signed_in", "owner"] | Callable[[Caller | None, str], bool | Awaitable[bool]]
+)
+anyone: AccessRule = "anyone"
+signed_in: AccessRule = "signed_in"
+owner: AccessRule = "owner"
+
+
+class MethodOptions(msgspec.Struct, frozen=True):
+    """What the decorators said about one method."""
+
+    exposed: bool = False
+    access: AccessRule | None = None  # None: the app's default
+    read: bool = False
+    interleave: bool = False
+    loss_max_s: float | None = None  # not None: relaxed
+
+
+class Actor(msgspec.Struct):
+    """Base of every actor class: declare fields with types and defaults, and async methods.
+
+    An actor is addressed by class and key, `Cart.at("alice")`, exists as soon as it is called, and
+    keeps its fields through crashes and restarts. Its methods run one at a time, each as one turn:
+    state changes are durable before the caller hears the result, and an exception undoes them.
+    """
+
+    @classmethod
+    def at(cls, key: str, *, request_id: str | None = None) -> Self:
+        """A reference to the actor of this class with this key; calls through it are awaited.
+
+        Arguments and results pass by value, as between machines. Raises InvalidKeyError.
+
+        Args:
+            request_id: makes the next call happen once: the same call under the same id, however
+                often it is sent and across crashes, has one effect and gets the first answer.
+        """
+        from perdure.actor.methods import actor_type_of  # the model is below its compiler
+
+        return actor_type_of(cls).reference(key, request_id)  # type: ignore[return-value]
+
+    @property
+    def key(self) -> str:
+        """The key this actor is addressed by; only within a turn."""
+        return _turn().activation.key
+
+    @property
+    def caller(self) -> Caller | None:
+        """Who made the call this turn serves, or None if nobody signed in; only within a turn."""
+        return _turn().caller
+
+    async def save(self) -> None:
+        """Commit the state as it is now, in the middle of a long turn, and wait for that.
+
+        What comes before it is then kept, whatever becomes of the rest of the turn.
+        """
+        turn = _turn()
+        await turn.activation.save(turn)
+
+
+def _turn() -> "Turn":
+    turn = current_turn.get()
+    if turn is None:
+        raise NotRunningError("key, caller and save() exist only while an actor runs a method")
+    return turn
+
+
+@overload
+def expose(function: Function) -> Function: ...
+@overload
+def expose(*, access: AccessRule | None = None) -> Callable[[Function], Function]: ...
+def expose(
+    function: Function | None = None, *, access: AccessRule | None = None
+) -> Function | Callable[[Function], Function]:
+    """Make a method callable over HTTP. Without it, only code of this app can call it.
+
+    Args:
+        access: `anyone`, `signed_in`, `owner` (the key is the caller's id), or a function
+            `(caller, key) -> bool`, which may be async. By default `signed_in` where the App has
+            `identify`, else `anyone`. Calls from Python code of the app are not checked.
+    """
+    if function is not None:
+        return _with_options(function, exposed=True)
+    return lambda wrapped: _with_options(wrapped, exposed=True, access=access)
+
+
+def read(function: Function) -> Function:
+    """Declare that a method changes nothing: it is never written, and answers GET if exposed.
+
+    *Consistency:* a read is a turn like any other, after all that came before it, and its result
+    waits until what it saw is durable. A change it makes is undone and raises ReadOnlyError.
+    """
+    return _with_options(function, read=True)
+
+
+def interleave(function: Function) -> Function:
+    """Let other turns of the same actor run whenever this method waits.
+
+    *Consistency:* each stretch between two awaits is a turn of its own: atomic and committed by
+    itself. What was read before an await may have changed after it, and an exception undoes only
+    the stretch it was raised in.
+    """
+    return _with_options(function, interleave=True)
+
+
+def relaxed(*, loss_max_s: float) -> Callable[[Function], Function]:
+    """Let a method answer before its change is durable, as a game's tick may.
+
+    *Consistency:* a crash can lose at most the last `loss_max_s` seconds of such changes. Any other
+    method that writes commits them along with its own, and waits for both.
+    """
+    return lambda wrapped: _with_options(wrapped, loss_max_s=loss_max_s)
+
+
+def options_of(function: Callable[..., Any]) -> MethodOptions:
+    """What the decorators said, or the defaults."""
+    options = getattr(function, "__perdure__", MethodOptions())
+    assert isinstance(options, MethodOptions)
+    return options
+
+
+def _with_options(function: Function, **changes: Any) -> Function:
+    function.__perdure__ = msgspec.structs.replace(  # type: ignore[attr-defined]
+        options_of(function), **changes
+    )
+    return function

@@ -1,0 +1,101 @@
+"""A turn: one call from the moment it is addressed to an actor until its caller has the answer."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from perdure.actor.model import Caller
+from perdure.base.errors import CycleError
+
+if TYPE_CHECKING:
+    from perdure.actor.activation import Activation
+    from perdure.actor.methods import Method
+
+
+class Turn:
+    """One call and its place in the call chain. Subclasses say where the answer goes.
+
+    `succeed` or `fail` is called exactly once, by the output gate or, where the turn depends on
+    nothing uncommitted, at its end.
+    """
+
+    __slots__ = (
+        "activation",
+        "arguments",
+        "caller",
+        "deadline_s",
+        "finished",
+        "method",
+        "parent",
+        "request_id",
+        "waits_for",
+    )
+
+    def __init__(
+        self,
+        method: "Method",
+        arguments: msgspec.Struct,
+        *,
+        deadline_s: float,
+        caller: Caller | None = None,
+        parent: "Turn | None" = None,
+        request_id: str | None = None,
+    ) -> None:
+        self.method = method
+        self.arguments = arguments
+        self.deadline_s = deadline_s  # monotonic
+        self.caller = caller
+        self.parent = parent
+        self.request_id = request_id
+        self.activation: Activation = None  # type: ignore[assignment]  # set when it is submitted
+        self.waits_for: list[Activation] | None = None  # actors it has called and not heard from
+        self.finished = False
+
+    def __str__(self) -> str:
+        return f"{self.method}({self.activation.key!r})"
+
+    def succeed(self, body: bytes) -> None:
+        """Give the caller the result, as JSON."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """Give the caller the error."""
+        raise NotImplementedError
+
+    def holders(self) -> "Iterator[Turn]":
+        """The turns of this call chain that keep their actors to themselves, innermost first."""
+        turn: Turn | None = self
+        while turn is not None:
+            if not turn.finished and not turn.method.options.interleave:
+                yield turn
+            turn = turn.parent
+
+
+def refuse_cycle(caller: Turn, target: "Activation") -> None:
+    """Raise CycleError if `target` can only answer after `caller` has finished.
+
+    That is so when the chain of `caller` holds it, or when the turn it is busy with waits, through
+    any number of calls, for an actor which that chain holds. Without this check both would stand
+    still until a deadline, and the user would see a timeout that explains nothing.
+    """
+    held = {turn.activation: turn for turn in caller.holders()}
+    path: list[Any] = list(held.values())[::-1]
+    if _leads_back(target, held, path, set()):
+        raise CycleError("this call would wait for itself: " + " → ".join(map(str, path)))
+
+
+def _leads_back(
+    target: "Activation", held: "dict[Activation, Turn]", path: list[Any], seen: "set[Activation]"
+) -> bool:
+    path.append(target)
+    if target in held:
+        return True
+    running = target.running
+    if running is not None and target not in seen:
+        seen.add(target)
+        for other in running.waits_for or ():
+            if _leads_back(other, held, path, seen):
+                return True
+    path.pop()
+    return False

@@ -1,0 +1,188 @@
+"""Every public error, in one flat file.
+
+Each class carries what the web tier needs to answer for it: an HTTP `status` and a stable `kind`,
+which becomes the `type` of the RFC 9457 problem (`urn:perdure:problem:<kind>`). Whose fault it is
+can be read from the status: 4xx is the caller's, 503 and 504 are operating trouble that a retry
+may cure, 500 is a bug.
+"""
+
+from typing import ClassVar
+
+
+class PerdureError(Exception):
+    """The root of every error that Perdure raises on purpose."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "internal"
+
+
+class DomainError(PerdureError):
+    """Raised by application code to refuse a call: `class SoldOut(DomainError): status = 409`.
+
+    The turn is rolled back, the caller gets the message, and HTTP callers get `status` (any 4xx)
+    and `kind` (by default the class name in kebab-case).
+    """
+
+    status: ClassVar[int] = 400
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" not in cls.__dict__:
+            cls.kind = "".join(
+                f"-{c.lower()}" if c.isupper() and i else c.lower()
+                for i, c in enumerate(cls.__name__)
+            )
+        if not 400 <= cls.status <= 499:
+            raise DefinitionError(f"{cls.__name__}.status is {cls.status}; a domain error is 4xx")
+
+
+class DefinitionError(PerdureError):
+    """Raised at import time when an actor class or an App is declared in a way that cannot work."""
+
+    kind = "definition"
+
+
+class NotRunningError(PerdureError):
+    """Raised when an actor is called in a process where no App that holds its class is running."""
+
+    kind = "not-running"
+
+
+class BadArgumentsError(PerdureError):
+    """Raised when the arguments of a call do not fit the method's signature."""
+
+    status = 422
+    kind = "bad-arguments"
+
+    def __init__(self, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.field = field
+
+
+class InvalidKeyError(PerdureError):
+    """Raised when an actor key is empty, too long, or holds characters that keys may not hold."""
+
+    status = 400
+    kind = "invalid-key"
+
+
+class NotFoundError(PerdureError):
+    """Raised when no exposed class or method answers to the name in the route."""
+
+    status = 404
+    kind = "not-found"
+
+
+class NotSignedInError(PerdureError):
+    """Raised when a method wants a signed-in caller and the request carries none."""
+
+    status = 401
+    kind = "not-signed-in"
+
+
+class ForbiddenError(PerdureError):
+    """Raised when the caller is known but the method's access rule refuses it."""
+
+    status = 403
+    kind = "forbidden"
+
+
+class RequestReusedError(PerdureError):
+    """Raised when an idempotency key comes again with a different request."""
+
+    status = 422
+    kind = "request-reused"
+
+
+class CycleError(PerdureError):
+    """Raised when a call would wait for an actor that, in the end, waits for the call itself."""
+
+    status = 500
+    kind = "call-cycle"
+
+
+class ReadOnlyError(PerdureError):
+    """Raised when a `@read` method changed the actor's state; the change is rolled back."""
+
+    status = 500
+    kind = "read-only"
+
+
+class StateTooLargeError(PerdureError):
+    """Raised when a turn would leave an actor with more state than `Limits.state_bytes_max`."""
+
+    status = 413
+    kind = "state-too-large"
+
+
+class UnencodableError(PerdureError):
+    """Raised when a turn leaves a value in the state, or returns one, that JSON cannot hold."""
+
+    status = 500
+    kind = "unencodable"
+
+
+class OverloadedError(PerdureError):
+    """Raised at once when a bounded queue is full; nothing was done, try again later."""
+
+    status = 503
+    kind = "overloaded"
+
+
+class StoppingError(PerdureError):
+    """Raised when the process is stopping and takes no new calls."""
+
+    status = 503
+    kind = "stopping"
+
+
+class DeadlineError(PerdureError):
+    """Raised when a call did not finish before its deadline. A turn that had begun is undone,
+    unless it was already waiting for its commit: then the outcome is unknown to the caller."""
+
+    status = 504
+    kind = "deadline"
+
+
+class StoreError(PerdureError):
+    """Raised when the store could not be read, or could not commit. The turn has no effect."""
+
+    status = 503
+    kind = "store-unavailable"
+
+
+class StoreFullError(StoreError):
+    """Raised when the disk under the store is full. Reads go on; writes resume once it is not."""
+
+    kind = "store-full"
+
+
+class StoreBrokenError(StoreError):
+    """Raised when the disk failed under a commit. What a failed fsync left behind cannot be trusted,
+    so the store takes no more writes: the process must end, and the next one recover."""
+
+    kind = "store-broken"
+
+
+class ConflictError(StoreError):
+    """Raised when the store holds another version than the one this turn was based on."""
+
+    kind = "conflict"
+
+
+class StoreLockedError(StoreError):
+    """Raised when another process owns the data directory; the message names it."""
+
+    kind = "store-locked"
+
+
+class StoreCorruptError(StoreError):
+    """Raised when a store file is damaged or is not a Perdure store; nothing is read from it."""
+
+    kind = "store-corrupt"
+
+
+class StoreFormatError(StoreError):
+    """Raised when a store, or an actor's state in it, does not fit this version of the code."""
+
+    kind = "store-format"

@@ -1,0 +1,35 @@
+"""Every bound in one table, with its unit. Each has a named error, given in the comment."""
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one process. Pass to `App(limits=Limits(...))`; the defaults suit most."""
+
+    # one actor
+    key_bytes_max: int = 512  # InvalidKeyError
+    state_bytes_max: int = 4 << 20  # StateTooLargeError
+    state_bytes_warn: int = 256 << 10  # a log line, once per activation
+    mailbox_depth_max: int = 1_000  # OverloadedError
+    call_timeout_s: float = 30.0  # DeadlineError
+
+    # one process
+    awake_max: int = 100_000  # beyond it the longest idle actors are put to sleep
+    idle_sleep_s: float = 300.0  # an actor nobody called for this long leaves memory
+    uncommitted_turns_max: int = 20_000  # OverloadedError
+    request_retention_s: float = 86_400.0  # how long an idempotency key is remembered
+
+    # the web server
+    connections_max: int = 10_000  # 503, then close
+    header_bytes_max: int = 32 << 10  # 431
+    header_count_max: int = 100  # 431
+    target_bytes_max: int = 8 << 10  # 414
+    call_body_bytes_max: int = 1 << 20  # 413, for actor calls
+    asgi_body_bytes_max: int = 16 << 20  # 413, for the mounted ASGI app
+    pipeline_depth_max: int = 32  # reading pauses
+    header_timeout_s: float = 10.0  # 408
+    body_timeout_s: float = 30.0  # 408 when no byte came for this long
+    idle_timeout_s: float = 75.0  # a kept-alive connection without a request is closed
+    write_timeout_s: float = 60.0  # a reader that takes nothing for this long is cut off
+    drain_s: float = 30.0  # the longest a graceful stop waits for what still runs
+    websocket_message_bytes_max: int = 1 << 20  # close 1009

@@ -1,0 +1,74 @@
+"""Which actors are awake here: waking them when called, putting them to sleep when idle."""
+
+from collections.abc import Iterator
+
+from perdure.actor.activation import Activation, Host
+from perdure.actor.methods import ActorType
+from perdure.base.errors import PerdureError, StoreError
+from perdure.store.api import Store
+
+
+class Catalog:
+    """The awake actors of one node, by type and key."""
+
+    def __init__(self, host: Host, store: Store) -> None:
+        self._host = host
+        self._store = store
+        self._awake: dict[ActorType, dict[str, Activation]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._awake.values()))
+
+    def __iter__(self) -> Iterator[Activation]:
+        for awake in self._awake.values():
+            yield from awake.values()
+
+    def activation(self, actor_type: ActorType, key: str) -> Activation:
+        """The awake actor; if it sleeps, one that is loading and queues its calls meanwhile."""
+        awake = self._awake.get(actor_type)
+        if awake is None:
+            awake = self._awake[actor_type] = {}
+        activation = awake.get(key)
+        if activation is None or activation.dead is not None:
+            activation = awake[key] = Activation(self._host, actor_type, key)
+            self._host.spawn(self._load(activation))
+        return activation
+
+    async def _load(self, activation: Activation) -> None:
+        try:
+            stored = await self._store.load(activation.actor_type.name, activation.key)
+            activation.wake(stored)
+        except PerdureError as error:
+            self._bury(activation, error)
+        except Exception as error:
+            self._bury(activation, StoreError(f"{activation} could not be loaded: {error}"))
+            raise
+
+    def _bury(self, activation: Activation, error: PerdureError) -> None:
+        activation.kill(error)
+        self._remove(activation)
+
+    def _remove(self, activation: Activation) -> None:
+        awake = self._awake[activation.actor_type]
+        if awake.get(activation.key) is activation:
+            del awake[activation.key]
+
+    def put_idle_to_sleep(self) -> int:
+        """Let go of actors that nobody called since the last time; returns how many."""
+        asleep = 0
+        for activation in list(self):
+            if activation.touched:
+                activation.touched = False
+            elif activation.is_idle or activation.dead is not None:
+                self._remove(activation)
+                asleep += 1
+        return asleep
+
+    def shrink_to(self, count: int) -> None:
+        """Put idle actors to sleep until at most `count` are awake: first those not called since
+        the last sweep, then, in the order in which they woke, any."""
+        excess = len(self) - count
+        idle = [activation for activation in self if activation.is_idle]
+        idle.sort(key=lambda activation: activation.touched)
+        for activation in idle[: max(excess, 0)]:
+            self._remove(activation)

@@ -1,0 +1,103 @@
+"""Group commit: all turns that wait, of all actors, in one transaction and one fsync.
+
+While one commit is being written the next one fills up, so the slower the disk, the larger the
+groups: throughput does not depend on its latency. Commits are written one after the other, in the
+order in which they were begun.
+
+Failure: a commit that failed takes with it every commit behind it, since those may build on states
+that will never be. All their activations are thrown away, and all callers get the error.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from perdure.actor.gate import GroupCommit
+from perdure.base import points
+from perdure.base.clock import Clock
+from perdure.base.errors import PerdureError, StoreBrokenError, StoreError
+from perdure.store.api import Store
+
+log = logging.getLogger("perdure.commit")
+
+
+class Committer:
+    """Writes group commits to the store, in order, and opens their gates."""
+
+    def __init__(self, store: Store, clock: Clock, on_broken: Callable[[Exception], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._on_broken = on_broken
+        self._filling: GroupCommit | None = None
+        self._wanted = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-committer")
+        self._writing = False
+        self._stopping = False
+        self.commits = 0
+        self.turns = 0
+
+    def join(self) -> GroupCommit:
+        """The commit that is filling up. It will be written as soon as the one before it is."""
+        commit = self._filling
+        if commit is None:
+            commit = self._filling = GroupCommit()
+            self._wanted.set()
+        return commit
+
+    @property
+    def waiting_turns(self) -> int:
+        """Answers that wait in the commit that is filling up."""
+        return len(self._filling) if self._filling is not None else 0
+
+    async def stop(self) -> None:
+        """Write what is left, then end."""
+        self._stopping = True
+        self._wanted.set()
+        await self._task
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            if (commit := self._filling) is None:
+                if self._stopping:
+                    return
+                continue
+            self._filling = None
+            await self._write(commit)
+            if self._stopping:
+                self._wanted.set()
+
+    async def _write(self, commit: GroupCommit) -> None:
+        try:
+            points.reach("before_commit")
+            await self._store.commit(commit.batch(self._clock.wall_ms()))
+        except Exception as error:
+            self._fail(commit, error)
+            return
+        self.commits += 1
+        self.turns += len(commit)
+        for activation in commit.states:
+            activation.committed(commit)
+        points.reach("before_reply")
+        commit.open()
+        points.reach("after_reply")
+
+    def _fail(self, commit: GroupCommit, error: Exception) -> None:
+        if not isinstance(error, PerdureError):
+            log.exception("commit failed", exc_info=error)
+            error = StoreError(f"the commit failed: {error}")
+        else:
+            log.error("commit failed", extra={"error": str(error), "kind": error.kind})
+        lost = [commit]
+        if self._filling is not None:
+            lost.append(self._filling)
+            self._filling = None
+        for one in lost:
+            for activation in one.states:
+                if activation.dead is None:
+                    activation.kill(error)
+        for one in lost:
+            one.break_with(error)
+        if isinstance(error, StoreBrokenError):
+            self._on_broken(error)

@@ -1,0 +1,218 @@
+"""A node: it starts, takes calls for its actors, and stops without losing any.
+
+start:  open the store → bind the references → sweep in the background
+call:   find or wake the actor → mailbox → turn → group commit → answer
+stop:   refuse new calls → let running turns end → write the last commit → close the store
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from perdure.actor.activation import Activation
+from perdure.actor.gate import GroupCommit
+from perdure.actor.methods import ActorType, Method
+from perdure.actor.model import current_turn
+from perdure.actor.turn import Turn, refuse_cycle
+from perdure.base.clock import Clock, SystemClock
+from perdure.base.errors import DeadlineError, OverloadedError, StoppingError, StoreError
+from perdure.base.limits import Limits
+from perdure.runtime.catalog import Catalog
+from perdure.runtime.committer import Committer
+from perdure.store.api import RequestRecord, Store
+
+log = logging.getLogger("perdure.node")
+
+_FORGET_EVERY_S = 60.0
+_FORGET_ROWS = 10_000
+
+
+class LocalTurn(Turn):
+    """A turn whose caller is code in this process."""
+
+    __slots__ = ("answer",)
+
+    answer: "asyncio.Future[bytes]"
+
+    def succeed(self, body: bytes) -> None:
+        if not self.answer.done():
+            self.answer.set_result(body)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Node:
+    """Runs the actors of some classes on one store. It is the `Host` of its activations."""
+
+    def __init__(
+        self,
+        actor_types: Sequence[ActorType],
+        store: Store,
+        *,
+        limits: Limits,
+        clock: Clock | None = None,
+        on_broken: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self.actor_types = actor_types
+        self.limits = limits
+        self._store = store
+        self._clock = clock or SystemClock()
+        self._on_broken = on_broken or (lambda _error: None)
+        self._catalog = Catalog(self, store)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = False
+
+    @property
+    def is_running(self) -> bool:
+        """True while calls are taken."""
+        return self._running
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store and take calls. Raises StoreError and its kinds."""
+        await self._store.open([actor_type.name for actor_type in self.actor_types])
+        self._committer = Committer(self._store, self._clock, self._broken)
+        self._sweeps = [
+            asyncio.create_task(self._sleep_idle(), name="perdure-sleep-idle"),
+            asyncio.create_task(self._forget_requests(), name="perdure-forget-requests"),
+        ]
+        for actor_type in self.actor_types:
+            actor_type.bind(self)
+        self._running = True
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Refuse new calls, give running turns `drain_s` seconds to end, commit, and close."""
+        self._running = False
+        for sweep in self._sweeps:
+            sweep.cancel()
+        await asyncio.gather(*self._sweeps, return_exceptions=True)
+        if self._tasks:
+            wait_s = self.limits.drain_s if drain_s is None else drain_s
+            _, late = await asyncio.wait(self._tasks, timeout=wait_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for activation in self._catalog:
+            activation.flush()
+        await self._committer.stop()
+        await self._store.close()
+        for actor_type in self.actor_types:
+            actor_type.bind(None)
+
+    def _broken(self, error: Exception) -> None:
+        self._running = False  # the store is lost; what is still read could be wrong tomorrow
+        self._on_broken(error)
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
+        """Take one call; its answer comes through `turn.succeed` or `turn.fail`, now or later."""
+        if not self._running and turn.parent is None:
+            turn.fail(StoppingError("this process is stopping"))
+        elif self._committer.waiting_turns >= self.limits.uncommitted_turns_max:
+            turn.fail(OverloadedError("too many turns wait for their commit"))
+        else:
+            self._catalog.activation(actor_type, key).submit(turn)
+
+    async def call(
+        self,
+        method: Method,
+        key: str,
+        positional: tuple[Any, ...],
+        named: dict[str, Any],
+        request_id: str | None,
+    ) -> Any:
+        """Run one call from Python; see `Router.call`."""
+        loop = asyncio.get_running_loop()
+        parent = current_turn.get()
+        if parent is not None and parent.finished:
+            parent = None  # a background task outlived the turn that began it
+        deadline_s = self._clock.monotonic_s() + self.limits.call_timeout_s
+        turn = LocalTurn(
+            method,
+            method.arguments_from_python(positional, named),
+            deadline_s=deadline_s if parent is None else min(deadline_s, parent.deadline_s),
+            caller=None if parent is None else parent.caller,
+            parent=parent,
+            request_id=request_id,
+        )
+        turn.answer = loop.create_future()
+        if parent is None:
+            self.submit(method.actor_type, key, turn)
+            return method.result_from_json(await self._answer(turn))
+        # what this turn's actor did before must be durable before another can hear of it
+        await parent.activation.durable()
+        target = self._catalog.activation(method.actor_type, key)
+        refuse_cycle(parent, target)
+        if parent.waits_for is None:
+            parent.waits_for = []
+        parent.waits_for.append(target)
+        try:
+            self.submit(method.actor_type, key, turn)
+            return method.result_from_json(await self._answer(turn))
+        finally:
+            parent.waits_for.remove(target)
+
+    async def _answer(self, turn: LocalTurn) -> bytes:
+        try:
+            async with asyncio.timeout(max(turn.deadline_s - self._clock.monotonic_s(), 0)):
+                return await turn.answer
+        except TimeoutError:
+            raise DeadlineError(f"{turn} did not answer before its deadline") from None
+
+    # -- what activations need -------------------------------------------------------------------
+
+    def join_commit(self) -> GroupCommit:
+        return self._committer.join()
+
+    async def find_request(self, activation: Activation, request_id: str) -> RequestRecord | None:
+        return await self._store.find_request(
+            activation.actor_type.name, activation.key, request_id
+        )
+
+    def flush_later(self, activation: Activation, loss_max_s: float) -> None:
+        asyncio.get_running_loop().call_later(loss_max_s, activation.flush)
+
+    def now_s(self) -> float:
+        return self._clock.monotonic_s()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- in the background -----------------------------------------------------------------------
+
+    async def _sleep_idle(self) -> None:
+        """An actor sleeps after one to two halves of `idle_sleep_s` without a call."""
+        waited_s, every_s = 0.0, min(1.0, self.limits.idle_sleep_s / 2)
+        while True:
+            await asyncio.sleep(every_s)
+            waited_s += every_s
+            if len(self._catalog) > self.limits.awake_max:
+                self._catalog.shrink_to(self.limits.awake_max * 9 // 10)
+            if waited_s >= self.limits.idle_sleep_s / 2:
+                waited_s = 0.0
+                self._catalog.put_idle_to_sleep()
+
+    async def _forget_requests(self) -> None:
+        while True:
+            await asyncio.sleep(_FORGET_EVERY_S)
+            before_ms = self._clock.wall_ms() - int(self.limits.request_retention_s * 1000)
+            try:
+                while await self._store.forget_requests(before_ms, _FORGET_ROWS) == _FORGET_ROWS:
+                    pass
+            except StoreError as error:
+                log.warning("idempotency keys not forgotten", extra={"error": str(error)})
+
+    def statistics(self) -> dict[str, int]:
+        """Counters of this process since it started."""
+        return {
+            "awake": len(self._catalog),
+            "commits": self._committer.commits,
+            "turns_committed": self._committer.turns,
+        }

@@ -1,0 +1,1 @@
+"""What is durable. `api` says what a store must do; each adapter does it. Decides no ownership."""

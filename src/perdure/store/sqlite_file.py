@@ -1,0 +1,186 @@
+"""One data directory: its lock, its database file, and what must hold before it is trusted.
+
+Why recovery always checkpoints: after a failed fsync the kernel may show bytes that are not on the
+disk. A WAL frame of that kind would look committed to the next process, and the first power cut
+would tear it and all that was appended behind it. `wal_checkpoint(TRUNCATE)` at every start writes
+and syncs everything anew, so that what is served is what is stored.
+"""
+
+import fcntl
+import os
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import apsw
+
+from perdure.base.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFormatError,
+    StoreFullError,
+    StoreLockedError,
+)
+
+FILE_NAME = "perdure.db"
+FORMAT = 1  # `user_version`; raise it with every change to the tables, and migrate here
+APPLICATION_ID = 0x50455244  # "PERD"
+QUICK_CHECK_BYTES_MAX = 32 << 20  # larger files would delay the start; row checksums guard them
+
+_REQUEST_TABLE = """
+CREATE TABLE IF NOT EXISTS perdure_request (
+    actor_type TEXT NOT NULL, key TEXT NOT NULL, request_id TEXT NOT NULL,
+    fingerprint BLOB NOT NULL, reply BLOB NOT NULL, created_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (actor_type, key, request_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS perdure_request_age ON perdure_request (created_at_ms);
+"""
+
+
+def actor_table_sql(actor_type: str) -> str:
+    """The table of one actor class; people read it with the sqlite3 shell."""
+    return f"""CREATE TABLE IF NOT EXISTS "{actor_type}" (
+    key TEXT NOT NULL PRIMARY KEY,
+    state TEXT NOT NULL,             -- JSON
+    version INTEGER NOT NULL,        -- how many commits made it
+    checksum INTEGER NOT NULL,       -- CRC-32 of key, version and state
+    created_at_ms INTEGER NOT NULL,
+    updated_at_ms INTEGER NOT NULL
+)"""
+
+
+class DirectoryLock:
+    """Exclusive ownership of a data directory, for as long as the process lives.
+
+    An flock, because the kernel drops it however the process ends; a pid file would lie after a
+    SIGKILL. The file's text only serves to name the holder.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "perdure.lock"
+        self._descriptor = -1
+
+    def take(self) -> None:
+        """Raises StoreLockedError, which names the holder."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise StoreLockedError(
+                f"{self._path.parent} is in use by {holder or 'a process that is just starting'}; "
+                "stop it, or choose another --data directory"
+            ) from None
+        self._descriptor = descriptor
+
+    def was_owned_before(self) -> bool:
+        """True when some process once had this directory open, so a missing database is a loss."""
+        return os.fstat(self._descriptor).st_size > 0
+
+    def sign(self) -> None:
+        """Write who holds the lock."""
+        os.ftruncate(self._descriptor, 0)
+        text = f"process {os.getpid()} on {platform.node()}\n"
+        os.pwrite(self._descriptor, text.encode(), 0)
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) -> apsw.Connection:
+    """Open, check, recover and, where needed, create the database; returns the writing connection.
+
+    Raises StoreCorruptError, StoreFormatError or StoreFullError.
+    """
+    path = directory / FILE_NAME
+    is_new = not path.exists() or path.stat().st_size == 0
+    if is_new and lock.was_owned_before():
+        raise StoreCorruptError(
+            f"{path} is missing or empty, but this directory held a store before; "
+            f"restore a backup, or remove {directory} to start from nothing"
+        )
+    try:
+        connection = apsw.Connection(str(path))
+        _check_format(connection, path, is_new=is_new)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL: each commit is synced before it returns. NORMAL would lose it in a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _check_size(path)
+        _create_tables(connection, names)
+        _check_content(connection, path)
+    except apsw.Error as error:
+        raise store_error(error, path) from error
+    _sync_directory(directory)
+    return connection
+
+
+def store_error(error: apsw.Error, path: Path) -> StoreError:
+    """The named error for what SQLite reported, in one line with a hint."""
+    if isinstance(error, apsw.NotADBError | apsw.CorruptError):
+        return StoreCorruptError(
+            f"{path} is damaged or no Perdure store ({error}); restore a backup, "
+            "or rescue what is readable with the sqlite3 shell's .recover"
+        )
+    if isinstance(error, apsw.FullError):
+        return StoreFullError(f"no space left for {path}; free some, writes then resume")
+    return StoreError(f"{path}: {error}")
+
+
+def _check_format(connection: apsw.Connection, path: Path, *, is_new: bool) -> None:
+    application_id = connection.pragma("application_id")
+    stored_format = connection.pragma("user_version")
+    if is_new or (application_id == 0 and not connection.pragma("schema_version")):
+        return
+    if application_id != APPLICATION_ID:
+        raise StoreCorruptError(f"{path} is an SQLite file, but not a Perdure store")
+    if not isinstance(stored_format, int) or stored_format > FORMAT:
+        raise StoreFormatError(
+            f"{path} has format {stored_format}, this Perdure reads up to {FORMAT}; upgrade Perdure"
+        )
+
+
+def _check_size(path: Path) -> None:
+    """After a full checkpoint the file must be as long as its header says; else it was cut."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header:
+        return
+    page_size = int.from_bytes(header[16:18], "big")
+    page_size = 65_536 if page_size == 1 else page_size
+    expected = page_size * int.from_bytes(header[28:32], "big")
+    if (size := path.stat().st_size) < expected:
+        raise StoreCorruptError(f"{path} is cut short: {size} of {expected} bytes")
+
+
+def _create_tables(connection: apsw.Connection, names: Iterable[str]) -> None:
+    with connection:  # one transaction: a crash leaves all of it or none
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        connection.execute(_REQUEST_TABLE)
+        for name in names:
+            connection.execute(actor_table_sql(name))
+
+
+def _check_content(connection: apsw.Connection, path: Path) -> None:
+    if path.stat().st_size > QUICK_CHECK_BYTES_MAX:
+        return
+    [(report,)] = connection.execute("PRAGMA quick_check(1)").fetchall()
+    if report != "ok":
+        raise StoreCorruptError(f"{path} is damaged: {report}; restore a backup")
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the names of new files durable too: fsync of a file does not cover its name."""
+    for folder in (directory, directory.parent):
+        with suppress(PermissionError):  # the parent may belong to somebody else
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
