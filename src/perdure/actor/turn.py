@@ -48,12 +48,12 @@ class Turn:
         self.caller = caller
         self.parent = parent
         self.request_id = request_id
-        self.activation: Activation = None  # type: ignore[assignment]  # set when it is submitted
+        self.activation: Activation = None  # type: ignore[assignment]  # set on its arrival
         self.waits_for: list[Activation] | None = None  # actors it has called and not heard from
         self.finished = False
 
     def __str__(self) -> str:
-        return f"{self.method}({self.activation.key!r})"
+        return f"{self.method}({self.activation.key!r})" if self.activation else str(self.method)
 
     def succeed(self, body: bytes) -> None:
         """Give the caller the result, as JSON."""

@@ -73,6 +73,17 @@ class NotFoundError(PerdureError):
     kind = "not-found"
 
 
+class MethodNotAllowedError(PerdureError):
+    """Raised when a route exists but does not answer this HTTP method."""
+
+    status = 405
+    kind = "method-not-allowed"
+
+    def __init__(self, detail: str, allowed: str) -> None:
+        super().__init__(detail)
+        self.allowed = allowed
+
+
 class NotSignedInError(PerdureError):
     """Raised when a method wants a signed-in caller and the request carries none."""
 
@@ -158,8 +169,8 @@ class StoreFullError(StoreError):
 
 
 class StoreBrokenError(StoreError):
-    """Raised when the disk failed under a commit. What a failed fsync left behind cannot be trusted,
-    so the store takes no more writes: the process must end, and the next one recover."""
+    """Raised when the disk failed under a commit. What a failed fsync leaves behind cannot be
+    trusted, so the store takes no more writes: the process must end, and the next one recover."""
 
     kind = "store-broken"
 

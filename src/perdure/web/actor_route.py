@@ -1,0 +1,174 @@
+"""The route to actors: `POST /{class}/{key}/{method}`, arguments as one JSON object.
+
+The path from a parsed request to a running turn: names → key → access → arguments → submit. All of
+it is one call without a task, unless the app has to ask somebody who the caller is.
+
+Cross-site protection: browsers send `Sec-Fetch-Site` or `Origin` with every POST of a foreign page
+Such a request is refused, since a cookie, or the mere reach of a loopback address, is no
+proof that the user meant it.
+"""
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import HTTPConnection
+
+from perdure.actor.methods import ActorType, Method
+from perdure.actor.model import Caller
+from perdure.actor.turn import Turn
+from perdure.base.errors import (
+    BadArgumentsError,
+    ForbiddenError,
+    MethodNotAllowedError,
+    NotFoundError,
+    NotSignedInError,
+    PerdureError,
+)
+from perdure.base.keys import key_of_path_segment
+from perdure.runtime.node import Node
+from perdure.web.exchange import Exchange
+
+log = logging.getLogger("perdure.web")
+
+Identify = Callable[[HTTPConnection], Awaitable[Caller | None] | Caller | None]
+
+_REQUEST_ID_BYTES_MAX = 255
+_CHECKED_HEADERS = frozenset((b"idempotency-key", b"sec-fetch-site", b"origin"))
+
+
+class HttpTurn(Turn):
+    """A turn whose caller waits for an HTTP reply."""
+
+    __slots__ = ("exchange",)
+
+    exchange: Exchange
+
+    def succeed(self, body: bytes) -> None:
+        self.exchange.reply(200, body)
+
+    def fail(self, error: BaseException) -> None:
+        if not isinstance(error, PerdureError):
+            log.error("turn failed", exc_info=error, extra={"turn": str(self)})
+        self.exchange.reply_problem(error)
+
+
+class ActorRoutes:
+    """The exposed methods of an app, as an endpoint of the web server."""
+
+    def __init__(self, actor_types: list[ActorType], node: Node, identify: Identify | None) -> None:
+        self._node = node
+        self._identify = identify
+        self._default_access = "signed_in" if identify else "anyone"
+        self._types = {actor_type.route_name.encode(): actor_type for actor_type in actor_types}
+        self._exposed = {
+            route_name: {
+                name.encode(): method
+                for name, method in actor_type.methods.items()
+                if method.options.exposed
+            }
+            for route_name, actor_type in self._types.items()
+        }
+
+    def match(self, _method: bytes, path: bytes) -> list[bytes] | None:
+        """The path's parts if it is `/{known class}/{key}/{method}`."""
+        parts = path.split(b"/")
+        return parts if len(parts) == 4 and parts[1] in self._types else None
+
+    def handle(self, parts: object, exchange: Exchange) -> None:
+        """Answer one request, now or when its turn is committed."""
+        try:
+            self._handle(parts, exchange)  # type: ignore[arg-type]
+        except PerdureError as error:
+            exchange.reply_problem(error)
+
+    def _handle(self, parts: list[bytes], exchange: Exchange) -> None:
+        _, class_name, raw_key, method_name = parts
+        method = self._exposed[class_name].get(method_name)
+        if method is None:
+            raise NotFoundError(f"{class_name.decode()} has no exposed method of that name")
+        key = key_of_path_segment(raw_key, self._node.limits.key_bytes_max)
+        request_id = _checked_headers(exchange)
+        turn = HttpTurn(
+            method,
+            _arguments(method, exchange),
+            deadline_s=self._node.now_s() + self._node.limits.call_timeout_s,
+            request_id=request_id,
+        )
+        turn.exchange = exchange
+        access = method.options.access or self._default_access
+        if self._identify is None and access == "anyone":
+            self._node.submit(method.actor_type, key, turn)
+        else:
+            self._node.spawn(self._check_access(turn, key, access))
+
+    async def _check_access(self, turn: HttpTurn, key: str, access: Any) -> None:
+        try:
+            turn.caller = await self._caller(turn.exchange)
+            await check_access(access, turn.caller, key)
+        except Exception as error:
+            if not isinstance(error, PerdureError):
+                log.exception("identify failed", exc_info=error)
+            turn.exchange.reply_problem(error)
+            return
+        if turn.request_id is not None and turn.caller is not None:
+            turn.request_id = f"{turn.caller.id} {turn.request_id}"  # nobody replays another's
+        self._node.submit(turn.method.actor_type, key, turn)
+
+    async def _caller(self, exchange: Exchange) -> Caller | None:
+        if self._identify is None:
+            return None
+        caller = self._identify(HTTPConnection(exchange.asgi_scope()))
+        return await caller if inspect.isawaitable(caller) else caller
+
+
+async def check_access(access: Any, caller: Caller | None, key: str) -> None:
+    """Raise NotSignedInError or ForbiddenError unless the rule lets this caller call this key."""
+    if access == "anyone":
+        return
+    if callable(access):
+        allowed = access(caller, key)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+    else:
+        allowed = caller is not None and (access == "signed_in" or caller.id == key)
+    if allowed:
+        return
+    if caller is None:
+        raise NotSignedInError("sign in first")
+    raise ForbiddenError("this is not yours to call")
+
+
+def _arguments(method: Method, exchange: Exchange) -> Any:
+    if exchange.method == b"POST":
+        return method.arguments_from_json(exchange.body)
+    if method.read and exchange.method in {b"GET", b"HEAD"}:
+        pairs = parse_qsl(exchange.query.decode(errors="replace"), keep_blank_values=True)
+        return method.arguments_from_text(dict(pairs))
+    allowed = "GET, HEAD, POST" if method.read else "POST"
+    raise MethodNotAllowedError(f"{method} answers {allowed}", allowed)
+
+
+def _checked_headers(exchange: Exchange) -> str | None:
+    """Refuse cross-site POSTs; return the idempotency key, if there is one."""
+    request_id = None
+    for name, value in exchange.headers:
+        if name not in _CHECKED_HEADERS:
+            continue
+        if name == b"idempotency-key":
+            if not 0 < len(value) <= _REQUEST_ID_BYTES_MAX:
+                raise BadArgumentsError(
+                    f"Idempotency-Key has {len(value)} bytes; 1 to {_REQUEST_ID_BYTES_MAX} are"
+                    " allowed",
+                    "Idempotency-Key",
+                )
+            request_id = value.decode("latin-1").strip('"')
+        elif exchange.method == b"POST" and (
+            value in {b"cross-site", b"same-site"}
+            if name == b"sec-fetch-site"
+            else value.partition(b"://")[2] != exchange.header(b"host")
+        ):
+            raise ForbiddenError("a page of another site may not call this")
+    return request_id

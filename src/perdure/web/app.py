@@ -1,0 +1,173 @@
+"""`App`: the actor classes of one application, and the way to run them.
+
+Three ways in, one behaviour: `perdure run`, whose server takes the App as its endpoint; any ASGI
+server or framework, for which the App is an ASGI application; and `async with app:` in a script or
+test. All of them start the same node.
+"""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from perdure.actor.methods import ActorType, actor_type_of
+from perdure.actor.model import Actor
+from perdure.base.errors import DefinitionError, NotFoundError, StoppingError
+from perdure.base.limits import Limits
+from perdure.runtime.node import Node
+from perdure.store.api import Store
+from perdure.store.url import store_from_url
+from perdure.web.actor_route import ActorRoutes, Identify
+from perdure.web.asgi_exchange import answer_asgi, path_of
+from perdure.web.exchange import Exchange
+
+AsgiApp = Callable[[Any, Any, Any], Any]
+
+_HEALTH = frozenset((b"/-/live", b"/-/ready"))
+
+
+class App:
+    """An application made of actor classes.
+
+    Args:
+        actors: the classes; their names must differ.
+        identify: turns a request (a Starlette `HTTPConnection`) into a `Caller`, or None for a
+            guest; may be async. With it, exposed methods are for signed-in callers by default.
+        mount: an ASGI application that gets every request which is not for an actor.
+        store: `sqlite:DIRECTORY`, `memory:`, or a Store. `perdure run --data/--store` override it.
+        limits: the bounds of this process.
+
+    Raises DefinitionError when a class cannot work as an actor.
+    """
+
+    def __init__(
+        self,
+        *actors: type[Actor],
+        identify: Identify | None = None,
+        mount: AsgiApp | None = None,
+        store: str | Store = "sqlite:data",
+        limits: Limits | None = None,
+    ) -> None:
+        self.actor_types = [actor_type_of(actor) for actor in actors]
+        _refuse_same_names(self.actor_types)
+        self.identify = identify
+        self.mount = mount
+        self.limits = limits or Limits()
+        self.ready = False
+        self._store = store
+        self._starting = asyncio.Lock()
+        self._node: Node | None = None
+        self._routes: ActorRoutes | None = None
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        store: str | Store | None = None,
+        on_broken: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Open the store and take calls; a second start does nothing. Raises StoreError."""
+        async with self._starting:
+            if self._node is not None:
+                return
+            chosen = store or self._store
+            opened = store_from_url(chosen) if isinstance(chosen, str) else chosen
+            node = Node(self.actor_types, opened, limits=self.limits, on_broken=on_broken)
+            await node.start()
+            self._node = node
+            self._routes = ActorRoutes(self.actor_types, node, self.identify)
+            self.ready = True
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Let running turns end, commit what they did, and close the store."""
+        self.ready = False
+        node, self._node, self._routes = self._node, None, None
+        if node is not None:
+            await node.stop(drain_s)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def statistics(self) -> dict[str, int]:
+        """Counters of the running node; empty when it does not run."""
+        return self._node.statistics() if self._node else {}
+
+    # -- as the web server's endpoint ------------------------------------------------------------
+
+    def match(self, method: bytes, path: bytes) -> object | None:
+        """The actor or health route for this path, or None: then the mounted app is asked."""
+        if self._routes is None:
+            return path
+        return self._routes.match(method, path) or (path if path in _HEALTH else None)
+
+    def handle(self, route: object, exchange: Exchange) -> None:
+        """Answer a request whose path matched."""
+        if self._routes is None and route not in _HEALTH:
+            exchange.reply_problem(StoppingError("this process is starting or stopping"))
+        elif isinstance(route, bytes):
+            ready = route == b"/-/live" or self.ready
+            exchange.reply(200 if ready else 503, b'{"ok":true}' if ready else b'{"ok":false}')
+        else:
+            assert self._routes is not None
+            self._routes.handle(route, exchange)
+
+    # -- as an ASGI application ------------------------------------------------------------------
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI 3: actor routes here, everything else to the mounted app."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        await self.start()
+        path = path_of(scope)
+        route = self.match(scope.get("method", "").encode(), path)
+        if scope["type"] == "http" and route is not None:
+            await answer_asgi(self, route, path, scope, receive, send, self.limits)
+        elif self.mount is not None:
+            await self.mount(scope, receive, send)
+        elif scope["type"] == "http":
+            await answer_asgi(_Nothing(), path, path, scope, receive, send, self.limits)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _lifespan(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.mount is not None:  # its own startup and shutdown run inside ours
+            async with self:
+                await self.mount(scope, receive, send)
+            return
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Nothing:
+    """The endpoint for paths that nobody answers."""
+
+    def match(self, _method: bytes, path: bytes) -> object | None:
+        return path
+
+    def handle(self, _route: object, exchange: Exchange) -> None:
+        exchange.reply_problem(NotFoundError("nothing is at this path"))
+
+
+def _refuse_same_names(actor_types: list[ActorType]) -> None:
+    names = [actor_type.route_name for actor_type in actor_types]
+    for name in names:
+        if names.count(name) > 1:
+            raise DefinitionError(f"two actor classes would both be reached as /{name}")

@@ -1,0 +1,109 @@
+"""The actor route under a foreign ASGI server: an exchange that answers through `send`."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
+
+from perdure.base.limits import Limits
+from perdure.web.problems import CONTENT_TYPE, problem, problem_of
+
+if TYPE_CHECKING:
+    from perdure.web.exchange import Exchange
+
+
+class Endpoint(Protocol):
+    """What answers exchanges."""
+
+    def handle(self, route: object, exchange: "Exchange") -> None:
+        """Reply to the exchange, now or later."""
+        ...
+
+
+class AsgiExchange:
+    """Looks to the route like the server's own `Exchange`."""
+
+    def __init__(self, scope: Any, path: bytes, body: bytes) -> None:
+        self._scope = scope
+        self.method: bytes = scope["method"].encode()
+        self.path = path
+        self.query: bytes = scope.get("query_string", b"")
+        self.headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+        self.body = body
+        self.closed = False
+        self.answer: asyncio.Future[tuple[int, bytes, bytes, bytes]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of the first header of that lowercase name."""
+        return next((value for header, value in self.headers if header == name), None)
+
+    def asgi_scope(self) -> Any:
+        """The request as ASGI describes it."""
+        return self._scope
+
+    def reply(
+        self,
+        status: int,
+        body: bytes,
+        content_type: bytes = b"application/json",
+        extra: bytes = b"",
+    ) -> None:
+        """Give the one answer; `extra` is header lines that each end in CRLF."""
+        if not self.answer.done():
+            self.answer.set_result((status, body, content_type, extra))
+
+    def reply_problem(self, error: BaseException) -> None:
+        """Answer with the problem that the error stands for."""
+        status, body, extra = problem_of(error)
+        self.reply(status, body, CONTENT_TYPE, extra)
+
+
+def path_of(scope: Any) -> bytes:
+    """The raw path below the point where the app is mounted."""
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    raw = raw.partition(b"?")[0]
+    return raw.removeprefix(quote(scope.get("root_path", "")).encode())
+
+
+async def answer_asgi(
+    endpoint: Endpoint,
+    route: object,
+    path: bytes,
+    scope: Any,
+    receive: Any,
+    send: Any,
+    limits: Limits,
+) -> None:
+    """Read the body, let the endpoint answer, and send the answer."""
+    body = await _body(receive, limits.call_body_bytes_max)
+    if body is None:
+        too_large = problem(413, "body-too-large", "Too large")
+        await _send(send, scope, 413, too_large, CONTENT_TYPE, b"")
+        return
+    exchange = AsgiExchange(scope, path, body)
+    endpoint.handle(route, exchange)  # type: ignore[arg-type]  # the same by shape
+    await _send(send, scope, *await exchange.answer)
+
+
+async def _body(receive: Any, bytes_max: int) -> bytes | None:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > bytes_max:
+            return None
+        if not message.get("more_body"):
+            return body
+
+
+async def _send(
+    send: Any, scope: Any, status: int, body: bytes, content_type: bytes, extra: bytes
+) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    for line in extra.split(b"\r\n")[:-1]:
+        name, _, value = line.partition(b": ")
+        headers.append((name, value))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    sent = b"" if scope["method"] == "HEAD" else body
+    await send({"type": "http.response.body", "body": sent})
