@@ -11,7 +11,7 @@ proof that the user meant it.
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import HTTPConnection
@@ -29,7 +29,9 @@ from perdure.base.errors import (
 )
 from perdure.base.keys import key_of_path_segment
 from perdure.runtime.node import Node
-from perdure.web.exchange import Exchange
+
+if TYPE_CHECKING:
+    from perdure.web.exchange import Exchange
 
 log = logging.getLogger("perdure.web")
 
@@ -44,7 +46,7 @@ class HttpTurn(Turn):
 
     __slots__ = ("exchange",)
 
-    exchange: Exchange
+    exchange: "Exchange"
 
     def succeed(self, body: bytes) -> None:
         self.exchange.reply(200, body)
@@ -77,14 +79,14 @@ class ActorRoutes:
         parts = path.split(b"/")
         return parts if len(parts) == 4 and parts[1] in self._types else None
 
-    def handle(self, parts: object, exchange: Exchange) -> None:
+    def handle(self, parts: object, exchange: "Exchange") -> None:
         """Answer one request, now or when its turn is committed."""
         try:
             self._handle(parts, exchange)  # type: ignore[arg-type]
         except PerdureError as error:
             exchange.reply_problem(error)
 
-    def _handle(self, parts: list[bytes], exchange: Exchange) -> None:
+    def _handle(self, parts: list[bytes], exchange: "Exchange") -> None:
         _, class_name, raw_key, method_name = parts
         method = self._exposed[class_name].get(method_name)
         if method is None:
@@ -117,7 +119,7 @@ class ActorRoutes:
             turn.request_id = f"{turn.caller.id} {turn.request_id}"  # nobody replays another's
         self._node.submit(turn.method.actor_type, key, turn)
 
-    async def _caller(self, exchange: Exchange) -> Caller | None:
+    async def _caller(self, exchange: "Exchange") -> Caller | None:
         if self._identify is None:
             return None
         caller = self._identify(HTTPConnection(exchange.asgi_scope()))
@@ -141,7 +143,7 @@ async def check_access(access: Any, caller: Caller | None, key: str) -> None:
     raise ForbiddenError("this is not yours to call")
 
 
-def _arguments(method: Method, exchange: Exchange) -> Any:
+def _arguments(method: Method, exchange: "Exchange") -> Any:
     if exchange.method == b"POST":
         return method.arguments_from_json(exchange.body)
     if method.read and exchange.method in {b"GET", b"HEAD"}:
@@ -151,7 +153,7 @@ def _arguments(method: Method, exchange: Exchange) -> Any:
     raise MethodNotAllowedError(f"{method} answers {allowed}", allowed)
 
 
-def _checked_headers(exchange: Exchange) -> str | None:
+def _checked_headers(exchange: "Exchange") -> str | None:
     """Refuse cross-site POSTs; return the idempotency key, if there is one."""
     request_id = None
     for name, value in exchange.headers:

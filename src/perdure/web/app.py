@@ -8,7 +8,7 @@ test. All of them start the same node.
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor
@@ -19,7 +19,9 @@ from perdure.store.api import Store
 from perdure.store.url import store_from_url
 from perdure.web.actor_route import ActorRoutes, Identify
 from perdure.web.asgi_exchange import answer_asgi, path_of
-from perdure.web.exchange import Exchange
+
+if TYPE_CHECKING:
+    from perdure.web.exchange import Exchange
 
 AsgiApp = Callable[[Any, Any, Any], Any]
 
@@ -109,7 +111,7 @@ class App:
             return path
         return self._routes.match(method, path) or (path if path in _HEALTH else None)
 
-    def handle(self, route: object, exchange: Exchange) -> None:
+    def handle(self, route: object, exchange: "Exchange") -> None:
         """Answer a request whose path matched."""
         if self._routes is None and route not in _HEALTH:
             exchange.reply_problem(StoppingError("this process is starting or stopping"))
@@ -162,7 +164,7 @@ class _Nothing:
     def match(self, _method: bytes, path: bytes) -> object | None:
         return path
 
-    def handle(self, _route: object, exchange: Exchange) -> None:
+    def handle(self, _route: object, exchange: "Exchange") -> None:
         exchange.reply_problem(NotFoundError("nothing is at this path"))
 
 
