@@ -4,6 +4,7 @@ A `GroupCommit` gathers the new states of many actors, and an `OutputGate` holds
 let out. One commit, one fsync, one gate: it opens when the commit is durable, or breaks.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 from perdure.actor.turn import Turn
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from asyncio import Future
 
     from perdure.actor.activation import Activation
+
+log = logging.getLogger("perdure.actor")
 
 
 class OutputGate:
@@ -35,10 +38,13 @@ class OutputGate:
     def open(self) -> None:
         """Let everything out, in the order in which it came."""
         for turn, answer in self._held:
-            if isinstance(answer, bytes):
-                turn.succeed(answer)
-            else:
-                turn.fail(answer)
+            try:
+                if isinstance(answer, bytes):
+                    turn.succeed(answer)
+                else:
+                    turn.fail(answer)
+            except Exception:  # one caller's trouble must not keep the others waiting
+                log.exception("an answer could not be given", extra={"turn": str(turn)})
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -112,6 +112,11 @@ class ActorType:
         """What `Class.at(key)` gives."""
         return self._reference_class(key, request_id)
 
+    @property
+    def is_bound(self) -> bool:
+        """True while some node in this process runs this class."""
+        return self._reference_class._router is not None
+
     def bind(self, router: Router | None) -> None:
         """Send calls through references to this router from now on; None: refuse them."""
         self._reference_class._router = router

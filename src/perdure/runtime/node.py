@@ -7,7 +7,7 @@ stop:   refuse new calls → let running turns end → write the last commit →
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from perdure.actor.activation import Activation
@@ -16,7 +16,13 @@ from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import current_turn
 from perdure.actor.turn import Turn, refuse_cycle
 from perdure.base.clock import Clock, SystemClock
-from perdure.base.errors import DeadlineError, OverloadedError, StoppingError, StoreError
+from perdure.base.errors import (
+    DeadlineError,
+    DefinitionError,
+    OverloadedError,
+    StoppingError,
+    StoreError,
+)
 from perdure.base.limits import Limits
 from perdure.runtime.catalog import Catalog
 from perdure.runtime.committer import Committer
@@ -74,6 +80,11 @@ class Node:
 
     async def start(self) -> None:
         """Open the store and take calls. Raises StoreError and its kinds."""
+        for actor_type in self.actor_types:
+            if actor_type.is_bound:
+                raise DefinitionError(
+                    f"{actor_type.actor_class.__name__} already runs in this process, in another App"
+                )
         await self._store.open([actor_type.name for actor_type in self.actor_types])
         self._committer = Committer(self._store, self._clock, self._broken)
         self._sweeps = [
@@ -87,21 +98,23 @@ class Node:
     async def stop(self, drain_s: float | None = None) -> None:
         """Refuse new calls, give running turns `drain_s` seconds to end, commit, and close."""
         self._running = False
-        for sweep in self._sweeps:
-            sweep.cancel()
-        await asyncio.gather(*self._sweeps, return_exceptions=True)
-        if self._tasks:
-            wait_s = self.limits.drain_s if drain_s is None else drain_s
-            _, late = await asyncio.wait(self._tasks, timeout=wait_s)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        for activation in self._catalog:
-            activation.flush()
+        await _cancel(self._sweeps)
+        await self._drain(self.limits.drain_s if drain_s is None else drain_s)
         await self._committer.stop()
         await self._store.close()
         for actor_type in self.actor_types:
             actor_type.bind(None)
+
+    async def _drain(self, drain_s: float) -> None:
+        """Let what runs and waits come to its end; cut off what takes too long."""
+        end_s = self._clock.monotonic_s() + drain_s
+        while self._tasks and (left_s := end_s - self._clock.monotonic_s()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        for activation in self._catalog:
+            activation.flush()
+            if not activation.is_idle and activation.commit is None:
+                activation.kill(StoppingError(f"{activation} was cut off: the process is stopping"))
+        await _cancel(self._tasks)
 
     def _broken(self, error: Exception) -> None:
         self._running = False  # the store is lost; what is still read could be wrong tomorrow
@@ -216,3 +229,10 @@ class Node:
             "commits": self._committer.commits,
             "turns_committed": self._committer.turns,
         }
+
+
+async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)

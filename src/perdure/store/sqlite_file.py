@@ -27,6 +27,7 @@ FILE_NAME = "perdure.db"
 FORMAT = 1  # `user_version`; raise it with every change to the tables, and migrate here
 APPLICATION_ID = 0x50455244  # "PERD"
 QUICK_CHECK_BYTES_MAX = 32 << 20  # larger files would delay the start; row checksums guard them
+_BUSY_TIMEOUT_MS = 5_000  # for somebody who looks in with the sqlite3 shell
 
 _REQUEST_TABLE = """
 CREATE TABLE IF NOT EXISTS perdure_request (
@@ -105,12 +106,13 @@ def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) ->
         )
     try:
         connection = apsw.Connection(str(path))
+        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         _check_format(connection, path, is_new=is_new)
         connection.execute("PRAGMA journal_mode = WAL")
         # FULL: each commit is synced before it returns. NORMAL would lose it in a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -16384")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _recover(connection, path)
         _check_size(path)
         _create_tables(connection, names)
         _check_content(connection, path)
@@ -143,6 +145,12 @@ def _check_format(connection: apsw.Connection, path: Path, *, is_new: bool) -> N
         raise StoreFormatError(
             f"{path} has format {stored_format}, this Perdure reads up to {FORMAT}; upgrade Perdure"
         )
+
+
+def _recover(connection: apsw.Connection, path: Path) -> None:
+    [(busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    if busy:
+        raise StoreLockedError(f"another program is reading {path}; close it and start again")
 
 
 def _check_size(path: Path) -> None:
