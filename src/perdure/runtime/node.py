@@ -83,7 +83,7 @@ class Node:
         for actor_type in self.actor_types:
             if actor_type.is_bound:
                 raise DefinitionError(
-                    f"{actor_type.actor_class.__name__} already runs in this process, in another App"
+                    f"{actor_type.actor_class.__name__} already runs in another App of this process"
                 )
         await self._store.open([actor_type.name for actor_type in self.actor_types])
         self._committer = Committer(self._store, self._clock, self._broken)
@@ -112,8 +112,8 @@ class Node:
             await asyncio.wait(self._tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         for activation in self._catalog:
             activation.flush()
-            if not activation.is_idle and activation.commit is None:
-                activation.kill(StoppingError(f"{activation} was cut off: the process is stopping"))
+            # what is on its way to the store still gets there, and its callers hear of it
+            activation.kill(StoppingError(f"{activation} was cut off: the process is stopping"))
         await _cancel(self._tasks)
 
     def _broken(self, error: Exception) -> None:
