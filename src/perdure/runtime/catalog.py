@@ -23,6 +23,10 @@ class Catalog:
         for awake in self._awake.values():
             yield from awake.values()
 
+    def awake_by_type(self) -> dict[str, int]:
+        """How many are awake of each type, by the type's name in the store."""
+        return {actor_type.name: len(awake) for actor_type, awake in self._awake.items()}
+
     def activation(self, actor_type: ActorType, key: str) -> Activation:
         """The awake actor; if it sleeps, one that is loading and queues its calls meanwhile."""
         awake = self._awake.get(actor_type)

@@ -64,7 +64,7 @@ class Node:
     ) -> None:
         self.actor_types = actor_types
         self.limits = limits
-        self._store = store
+        self.store = store
         self._clock = clock or SystemClock()
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
@@ -85,8 +85,8 @@ class Node:
                 raise DefinitionError(
                     f"{actor_type.actor_class.__name__} already runs in another App of this process"
                 )
-        await self._store.open([actor_type.name for actor_type in self.actor_types])
-        self._committer = Committer(self._store, self._clock, self._broken)
+        await self.store.open([actor_type.name for actor_type in self.actor_types])
+        self._committer = Committer(self.store, self._clock, self._broken)
         self._sweeps = [
             asyncio.create_task(self._sleep_idle(), name="perdure-sleep-idle"),
             asyncio.create_task(self._forget_requests(), name="perdure-forget-requests"),
@@ -101,7 +101,7 @@ class Node:
         await _cancel(self._sweeps)
         await self._drain(self.limits.drain_s if drain_s is None else drain_s)
         await self._committer.stop()
-        await self._store.close()
+        await self.store.close()
         for actor_type in self.actor_types:
             actor_type.bind(None)
 
@@ -183,9 +183,7 @@ class Node:
         return self._committer.join()
 
     async def find_request(self, activation: Activation, request_id: str) -> RequestRecord | None:
-        return await self._store.find_request(
-            activation.actor_type.name, activation.key, request_id
-        )
+        return await self.store.find_request(activation.actor_type.name, activation.key, request_id)
 
     def flush_later(self, activation: Activation, loss_max_s: float) -> None:
         asyncio.get_running_loop().call_later(loss_max_s, activation.flush)
@@ -217,10 +215,14 @@ class Node:
             await asyncio.sleep(_FORGET_EVERY_S)
             before_ms = self._clock.wall_ms() - int(self.limits.request_retention_s * 1000)
             try:
-                while await self._store.forget_requests(before_ms, _FORGET_ROWS) == _FORGET_ROWS:
+                while await self.store.forget_requests(before_ms, _FORGET_ROWS) == _FORGET_ROWS:
                     pass
             except StoreError as error:
                 log.warning("idempotency keys not forgotten", extra={"error": str(error)})
+
+    def awake(self) -> dict[str, int]:
+        """How many actors of each class are in memory."""
+        return self._catalog.awake_by_type()
 
     def statistics(self) -> dict[str, int]:
         """Counters of this process since it started."""

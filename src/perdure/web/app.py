@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor
-from perdure.base.errors import DefinitionError, NotFoundError, StoppingError
+from perdure.base.errors import DefinitionError, NotFoundError, NotRunningError, StoppingError
 from perdure.base.limits import Limits
 from perdure.runtime.node import Node
 from perdure.store.api import Store
@@ -99,9 +99,20 @@ class App:
     ) -> None:
         await self.stop()
 
+    @property
+    def store(self) -> Store:
+        """The open store, for looking at what is stored. Raises NotRunningError."""
+        if self._node is None:
+            raise NotRunningError("an App's store is open only while the App runs")
+        return self._node.store
+
     def statistics(self) -> dict[str, int]:
         """Counters of the running node; empty when it does not run."""
         return self._node.statistics() if self._node else {}
+
+    def awake(self) -> dict[str, int]:
+        """How many actors of each class are in this process's memory, by the store's class name."""
+        return self._node.awake() if self._node else {}
 
     # -- as the web server's endpoint ------------------------------------------------------------
 
