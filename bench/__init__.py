@@ -1,0 +1,1 @@
+"""Perdure measured against what people use today. Start with `scripts/bench --help`."""
