@@ -12,7 +12,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import HTTPConnection
 
@@ -122,7 +122,7 @@ class ActorRoutes:
     async def _caller(self, exchange: "Exchange") -> Caller | None:
         if self._identify is None:
             return None
-        caller = self._identify(HTTPConnection(exchange.asgi_scope()))
+        caller = self._identify(_connection_of(exchange))
         return await caller if inspect.isawaitable(caller) else caller
 
 
@@ -141,6 +141,23 @@ async def check_access(access: Any, caller: Caller | None, key: str) -> None:
     if caller is None:
         raise NotSignedInError("sign in first")
     raise ForbiddenError("this is not yours to call")
+
+
+def _connection_of(exchange: "Exchange") -> HTTPConnection:
+    """The request in the form that users know: headers, cookies, query, client."""
+    return HTTPConnection(
+        {
+            "type": "http",
+            "method": exchange.method.decode(),
+            "scheme": exchange.scheme,
+            "path": unquote(exchange.path.decode("latin-1")),
+            "raw_path": exchange.path,
+            "root_path": "",
+            "query_string": exchange.query,
+            "headers": exchange.headers,
+            "client": exchange.client,
+        }
+    )
 
 
 def _arguments(method: Method, exchange: "Exchange") -> Any:

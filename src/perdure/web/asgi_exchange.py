@@ -23,11 +23,12 @@ class AsgiExchange:
     """Looks to the route like the server's own `Exchange`."""
 
     def __init__(self, scope: Any, path: bytes, body: bytes) -> None:
-        self._scope = scope
         self.method: bytes = scope["method"].encode()
         self.path = path
         self.query: bytes = scope.get("query_string", b"")
         self.headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+        self.client: tuple[str, int] | None = scope.get("client")
+        self.scheme: str = scope.get("scheme", "http")
         self.body = body
         self.closed = False
         self.answer: asyncio.Future[tuple[int, bytes, bytes, bytes]] = (
@@ -37,10 +38,6 @@ class AsgiExchange:
     def header(self, name: bytes) -> bytes | None:
         """The value of the first header of that lowercase name."""
         return next((value for header, value in self.headers if header == name), None)
-
-    def asgi_scope(self) -> Any:
-        """The request as ASGI describes it."""
-        return self._scope
 
     def reply(
         self,
