@@ -1,0 +1,112 @@
+"""One request and its one reply.
+
+It exists as the only thing the fast path and the protocol share: the route reads the request from
+it and calls `reply` once, now or many turns later, and the protocol keeps the order of replies.
+
+Invariants:
+- One exchange, one reply: a second one is a bug and an AssertionError.
+- After the client has gone, `closed` is true and a reply goes nowhere, silently.
+- Nothing of a request shows in `repr`: headers and bodies hold secrets and reprs end up in logs.
+"""
+
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.web.problems import CONTENT_TYPE, problem_of
+from perdure.web.replies import CLOSE_LINE, JSON, KEEP_ALIVE_LINE, DateLine, has_body, status_line
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection it came on."""
+
+    dates: DateLine
+
+    def answer(self, exchange: "Exchange", data: bytes) -> None:
+        """Writes `data`, the whole reply, as soon as all earlier replies are written."""
+
+    def keeps_alive(self, exchange: "Exchange") -> bool:
+        """Says whether the connection stays open after this reply; False ends its reading."""
+
+    def scope_of(self, exchange: "Exchange") -> dict[str, Any]:
+        """Returns the request as an ASGI http scope."""
+
+
+# A Struct and not a plain class: its constructor is C, and one is built for every request.
+class Exchange(msgspec.Struct, eq=False):
+    """A request whose head was checked, and the place where its reply goes."""
+
+    method: bytes
+    path: bytes  # raw: still percent-encoded
+    query: bytes
+    headers: list[tuple[bytes, bytes]]  # names lowercased
+    fields: dict[bytes, bytes]  # the same, for look-up; of a repeated name the last line
+    client: tuple[str, int] | None
+    scheme: str
+    http_version: str
+    connection: Connection
+    keep_alive: bool  # what the request asked for, until the reply decides otherwise
+    is_plain: bool  # a plain reply to it has nothing special in its head
+    route: object = None  # what Endpoint.match returned; None goes to the ASGI app
+    call: Any = None  # the AsgiCall of an exchange that goes to the ASGI app
+    body: bytes = b""
+    closed: bool = False
+    replied: bool = False
+    ready: bytes | None = None  # a reply that waits for earlier ones
+
+    def header(self, name: bytes) -> bytes | None:
+        """Returns a header by its lowercase name; repeated lines are joined (RFC 9110, 5.2)."""
+        if len(self.fields) == len(self.headers):
+            return self.fields.get(name)
+        separator = b"; " if name == b"cookie" else b", "
+        return separator.join(v for n, v in self.headers if n == name) or self.fields.get(name)
+
+    def reply(
+        self, status: int, body: bytes, content_type: bytes = JSON, extra: bytes = b""
+    ) -> None:
+        """Sends the one reply; `extra` is ready header lines, each ending in CRLF."""
+        if self.closed:
+            return
+        assert not self.replied, "an exchange was replied to twice"
+        self.replied = True
+        connection = self.connection
+        dates = connection.dates
+        if (
+            status == 200
+            and self.is_plain
+            and not extra
+            and content_type == JSON
+            and not dates.closing
+        ):
+            head = dates.json_ok
+            connection.answer(self, b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        else:
+            connection.answer(self, self._rendered(status, body, content_type, extra))
+
+    def reply_problem(self, error: BaseException) -> None:
+        """Sends the problem document that answers `error`."""
+        status, body, extra = problem_of(error)
+        self.reply(status, body, CONTENT_TYPE, extra)
+
+    def asgi_scope(self) -> dict[str, Any]:
+        """Returns the request as an ASGI http scope."""
+        return self.connection.scope_of(self)
+
+    def connection_line(self) -> bytes:
+        """Decides whether the connection stays open, and returns the header line that says so."""
+        self.keep_alive = self.connection.keeps_alive(self)
+        if not self.keep_alive:
+            return CLOSE_LINE
+        return KEEP_ALIVE_LINE if self.http_version == "1.0" else b""
+
+    def _rendered(self, status: int, body: bytes, content_type: bytes, extra: bytes) -> bytes:
+        lines = [status_line(status), self.connection.dates.line, self.connection_line(), extra]
+        if has_body(status):
+            lines.append(b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body)))
+        lines.append(b"\r\n")
+        if has_body(status) and self.method != b"HEAD":
+            lines.append(body)
+        return b"".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.method!r} closed={self.closed} replied={self.replied}>"

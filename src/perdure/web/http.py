@@ -1,0 +1,568 @@
+"""HTTP/1.0 and 1.1 on one connection: parsing, limits, keep-alive, pipelining, order of replies.
+
+It exists because no Python server has both the checks and the speed: each request costs a handful
+of parser callbacks, one Exchange and one `transport.write`, and no task, future or timer.
+
+Invariants:
+- Replies leave in the order of their requests; only the first of `_pipeline` may write.
+- `_arriving` is the exchange whose body is still incomplete, and always the last of `_pipeline`.
+- After phase DONE nothing that arrives is parsed, and the connection ends with the last reply.
+- Bytes that were read and not yet parsed (`_held`) exist only while reading is paused.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, cast
+
+import httptools
+
+from perdure.web.asgi import AsgiCall, scope_of
+from perdure.web.exchange import Exchange
+from perdure.web.problems import CONTENT_TYPE, problem
+from perdure.web.replies import CONTINUE
+from perdure.web.request_head import (
+    RefusedError,
+    check_fields,
+    check_host,
+    refusal_of_syntax,
+    split_target,
+)
+from perdure.web.shared import Shared, logger
+from perdure.web.transport import ClientTransport
+from perdure.web.websocket import WebSocketConnection, check_handshake
+
+# A longer read is cut at each empty line, so that pipelining can stop at its limit: httptools
+# cannot be paused. A shorter one holds at most some forty requests and is parsed as it is.
+_ONE_BITE_BYTES = 1024
+_BITE_BYTES = 16 << 10
+
+# Chunked framing may be this much longer than the body, beyond which it is only meant to tire us.
+_FRAMING_FACTOR = 16
+
+_LINGER_S = 2.0  # how long a refused client may go on sending before its connection is closed
+_REFUSED_CONNECTIONS_MAX = 100  # told 503 and not just cut off, at one time
+
+_IDLE, _HEAD, _BODY, _IGNORED_UPGRADE, _DONE = range(5)
+
+
+class HttpProtocol(ClientTransport):
+    """One client connection. All methods run on the server's event loop."""
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self.dates = shared.dates
+        self._match = shared.endpoint.match
+        self._handle = shared.endpoint.handle
+        self._depth_max = shared.limits.pipeline_depth_max
+        self._one_bite_bytes = min(_ONE_BITE_BYTES, shared.limits.header_bytes_max)
+        self._bite_bytes = min(_BITE_BYTES, shared.limits.header_bytes_max)
+        self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
+        self._pipeline: deque[Exchange] = deque()
+        self._arriving: Exchange | None = None
+        self._successor: WebSocketConnection | None = None
+        self._phase = _IDLE
+        self._stamp_s = shared.dates.now_s  # of the head's begin, the body's last byte, or a reply
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._parts: list[bytes] = []
+        self._head_bytes = 0  # of a head that came in more than one bite
+        self._body_bytes = 0
+        self._raw_bytes = 0  # with the chunked framing
+        self._body_bytes_max = 0
+        self._good_host: bytes | None = None
+        self._held = b""
+        self._is_biting = False
+        self._is_paused = False
+        self._is_lingering = False
+        self._owes_continue = False
+        self._was_used = False
+
+    # --- the transport's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        shared = self.shared
+        super().connection_made(transport)
+        connections_max = shared.limits.connections_max
+        if len(shared.connections) >= connections_max + _REFUSED_CONNECTIONS_MAX:
+            self._phase = _DONE
+            shared.connections_refused += 1
+            self.transport.abort()
+            return
+        shared.connections.add(self)
+        shared.connections_total += 1
+        if len(shared.connections) > connections_max:
+            shared.connections_refused += 1
+            logger.warning("connection refused", extra={"connections": connections_max})
+            self._refuse_connection()
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase == _DONE:
+            if self._successor is not None:
+                self._successor.data_received(data)
+        elif len(data) > self._one_bite_bytes or self._is_paused:
+            self._held += data
+            self._feed_in_bites()
+        else:
+            self._feed(data)
+
+    def eof_received(self) -> bool:
+        if not self._pipeline or self._arriving is not None:
+            return False  # nothing that could still be answered: the transport closes itself
+        self._phase = _DONE
+        self._pipeline[-1].keep_alive = False
+        for exchange in self._pipeline:
+            if exchange.call is not None:
+                exchange.call.disconnect()
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._phase = _DONE
+        self._held = b""
+        self._arriving = None
+        # The parser holds this object's bound methods: without this the pair waits for the
+        # cycle collector.
+        del self._parser
+        while self._pipeline:
+            exchange = self._pipeline.popleft()
+            exchange.closed = True
+            if exchange.call is not None:
+                exchange.call.disconnect()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.resume_if_possible()
+
+    # --- the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        if self._phase == _DONE:
+            raise RefusedError(400)  # stops the parser; the answer is never sent
+        self._phase = _HEAD
+        self._stamp_s = self.dates.now_s
+        self._target = b""
+        self._headers = []
+        self._head_bytes = 0
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+        if len(self._target) > self.shared.limits.target_bytes_max:
+            raise RefusedError(414)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value.strip()))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        method = parser.get_method()
+        version = parser.get_http_version()
+        headers = self._headers
+        fields = dict(headers)
+        self._check_size()
+        is_rare = check_fields(method, version, headers, fields)
+        host = fields.get(b"host")
+        if host is None or host != self._good_host:
+            check_host(host, version)
+            self._good_host = host
+        path, query = split_target(method, self._target, host)
+        keep_alive = parser.should_keep_alive()
+        exchange = Exchange(
+            method,
+            path,
+            query,
+            headers,
+            fields,
+            self.client,
+            self.scheme,
+            version,
+            self,
+            keep_alive,
+            keep_alive and version == "1.1" and method != b"HEAD",
+            self._match(method, path),
+        )
+        self._phase = _BODY
+        self._body_bytes = 0
+        self._raw_bytes = 0
+        self._arriving = exchange
+        self._pipeline.append(exchange)
+        self._admit(exchange, is_rare)
+
+    def on_body(self, data: bytes) -> None:
+        exchange = cast("Exchange", self._arriving)
+        self._body_bytes += len(data)
+        if self._body_bytes > self._body_bytes_max:
+            raise RefusedError(413)
+        if exchange.call is not None:
+            if not exchange.call.feed(data):
+                self._pause()
+        elif exchange.body:
+            self._parts.append(data)
+        else:
+            exchange.body = data
+
+    def on_message_complete(self) -> None:
+        if self._phase == _IGNORED_UPGRADE:
+            return
+        exchange = cast("Exchange", self._arriving)
+        self._arriving = None
+        self._phase = _IDLE if exchange.keep_alive else _DONE
+        self.shared.requests_total += 1
+        if self._parts:
+            exchange.body += b"".join(self._parts)
+            self._parts = []
+        route = exchange.route
+        if route is None:
+            self._complete_unrouted(exchange)
+            return
+        try:
+            self._handle(route, exchange)
+        except Exception as error:
+            logger.exception("handler failed", extra={"path": exchange.path})
+            if not exchange.replied:
+                exchange.reply_problem(error)
+
+    # --- replies
+
+    def answer(self, exchange: Exchange, data: bytes) -> None:
+        """Writes the whole reply, or the rest of it, when all earlier replies are written."""
+        pipeline = self._pipeline
+        if pipeline[0] is not exchange:
+            exchange.ready = data
+            return
+        pipeline.popleft()
+        self._stamp_s = self.dates.now_s
+        self.transport.write(data)
+        if pipeline or self._is_paused or self._phase == _DONE:
+            self._advance()
+
+    def keeps_alive(self, exchange: Exchange) -> bool:
+        """Says whether the connection stays open after this reply; False ends its reading."""
+        if exchange is self._arriving:
+            # The client may be sending a body for long, or, after Expect, not at all.
+            self._is_lingering = True
+            self._phase = _DONE
+            return False
+        if not exchange.keep_alive:
+            return False
+        if self.dates.closing and self._phase == _IDLE and self._pipeline[-1] is exchange:
+            self._phase = _DONE
+            return False
+        return self._phase != _DONE or self._pipeline[-1] is not exchange
+
+    def scope_of(self, exchange: Exchange) -> dict[str, Any]:
+        """Returns the request as an ASGI http scope."""
+        return scope_of(self.shared, exchange, self.server)
+
+    def resume_if_possible(self) -> None:
+        """Goes on reading when none of the reasons to pause is left."""
+        if not self._is_paused or not self._may_read():
+            return
+        self._is_paused = False
+        if self._held:
+            self._feed_in_bites()
+        if not self._is_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def send_continue(self, exchange: Exchange) -> None:
+        """Asks the client for the body it holds back, unless that has been done."""
+        if self._owes_continue and exchange is self._arriving:
+            self._owes_continue = False
+            self.transport.write(CONTINUE)
+
+    # --- the sweeper and the graceful stop
+
+    def sweep(self, now_s: float, slack_s: float) -> None:
+        """Enforces the timeouts; a stamp may be `slack_s` older than what it stamps."""
+        limits = self.shared.limits
+        if self.is_stuck(now_s, slack_s):
+            logger.info("slow reader cut off", extra={"timeout_s": limits.write_timeout_s})
+            self.abort()
+            return
+        age_s = now_s - self._stamp_s - slack_s
+        if self._phase == _IDLE:
+            if not self._pipeline:
+                fresh = not self._was_used
+                if age_s > (limits.header_timeout_s if fresh else limits.idle_timeout_s):
+                    self.transport.close()
+        elif self._phase == _DONE:
+            if not self._pipeline and age_s > _LINGER_S:
+                self.transport.close()
+        elif not self._is_paused:
+            is_head = self._phase == _HEAD
+            if age_s > (limits.header_timeout_s if is_head else limits.body_timeout_s):
+                self._refuse(RefusedError(408))
+
+    def drain(self) -> None:
+        """Closes if nothing is under way."""
+        if self._phase == _IDLE and not self._pipeline and not self._held:
+            self._phase = _DONE
+            self.transport.close()
+
+    def stop(self) -> None:
+        """Tells the ASGI app that its time is up, without closing yet."""
+        for exchange in self._pipeline:
+            if exchange.call is not None:
+                exchange.call.disconnect()
+
+    def abort(self) -> None:
+        """Cuts the connection; replies that are not on their way yet go nowhere."""
+        self._phase = _DONE
+        for exchange in self._pipeline:
+            exchange.closed = True
+        self.transport.abort()
+
+    # --- parsing
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._leave_parser(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if self._phase != _DONE:
+                self._refuse(self._refusal_of(error, data))
+        if self._phase:
+            self._count_partial(len(data))
+        if len(self._pipeline) >= self._depth_max and self._arriving is None:
+            self._pause()
+
+    def _feed_in_bites(self) -> None:
+        if self._is_biting:
+            return
+        self._is_biting = True
+        held, start = self._held, 0
+        while start < len(held) and not self._is_paused and self._phase != _DONE:
+            end = held.find(b"\r\n\r\n", start, start + self._bite_bytes)
+            end = start + self._bite_bytes if end < 0 else end + 4
+            self._feed(held[start:end])
+            start = end
+        self._held = held[start:] if self._phase != _DONE else b""
+        self._is_biting = False
+        if self._successor is not None and start < len(held):
+            self._successor.data_received(held[start:])
+
+    def _count_partial(self, bite_bytes: int) -> None:
+        limits = self.shared.limits
+        if self._phase == _HEAD:
+            self._head_bytes += bite_bytes
+            # Coarse, because the bite may hold the end of another body: `_check_size` is exact.
+            coarse_max = limits.header_bytes_max + limits.target_bytes_max + self._bite_bytes
+            if self._head_bytes > coarse_max:
+                self._refuse(RefusedError(431))
+        elif self._phase == _BODY:
+            self._stamp_s = self.dates.now_s
+            self._raw_bytes += bite_bytes
+            framing_max = limits.header_bytes_max + self._bite_bytes
+            if self._raw_bytes > framing_max + _FRAMING_FACTOR * self._body_bytes:
+                self._refuse(RefusedError(400, "there is more framing than body"))
+
+    def _check_size(self) -> None:
+        limits = self.shared.limits
+        headers = self._headers
+        if len(headers) > limits.header_count_max:
+            raise RefusedError(431, "there are too many headers")
+        # A head that came in one bite cannot be longer than the limit.
+        if self._head_bytes:
+            size_bytes = sum(len(name) + len(value) + 4 for name, value in headers)
+            if size_bytes > limits.header_bytes_max:
+                raise RefusedError(431)
+
+    def _admit(self, exchange: Exchange, is_rare: bool) -> None:
+        """Decides where the body goes. Raises: RefusedError when it is too long to go anywhere."""
+        shared = self.shared
+        fields = exchange.fields
+        self._was_used = True
+        if is_rare and self._parser.should_upgrade() and self._upgrade(exchange):
+            return
+        is_call = exchange.route is None and shared.asgi_app is not None and exchange.path != b"*"
+        limits = shared.limits
+        self._body_bytes_max = limits.asgi_body_bytes_max if is_call else limits.call_body_bytes_max
+        length = fields.get(b"content-length")
+        if length is not None and int(length) > self._body_bytes_max:
+            raise RefusedError(413)
+        self._owes_continue = (
+            is_rare
+            and b"expect" in fields
+            and exchange.http_version == "1.1"
+            and (b"transfer-encoding" in fields or length not in (None, b"0"))
+        )
+        if is_call:
+            exchange.call = AsgiCall(self, exchange)
+        if self._owes_continue or is_call:
+            self._begin_first()
+
+    def _upgrade(self, exchange: Exchange) -> bool:
+        """Returns whether the connection becomes a WebSocket; other upgrades are ignored."""
+        if exchange.fields[b"upgrade"].lower() != b"websocket":
+            self._phase = _IGNORED_UPGRADE
+            return False
+        check_handshake(exchange)
+        exchange.route = None
+        if self.shared.asgi_app is None or self.dates.closing:
+            exchange.keep_alive = False
+            return False
+        self._successor = WebSocketConnection(self, exchange)
+        exchange.call = self._successor
+        return True
+
+    def _leave_parser(self, rest: bytes) -> None:
+        """The parser stopped behind a head with Upgrade, and took the body for another protocol."""
+        if self._successor is not None:
+            self._begin_first()
+            if rest:
+                self._successor.data_received(rest)
+        elif self._phase == _IGNORED_UPGRADE:
+            self._phase = _BODY
+            exchange = cast("Exchange", self._arriving)
+            self._parser = _parser_behind_head(self, exchange)
+            self._feed(rest)
+
+    def _refusal_of(self, error: Exception, read: bytes) -> RefusedError:
+        cause = error.__context__
+        if isinstance(cause, RefusedError):
+            return cause
+        if isinstance(error, httptools.HttpParserCallbackError):
+            logger.error("request failed while it was read", exc_info=cause)
+            return RefusedError(500)
+        is_method = isinstance(error, httptools.HttpParserInvalidMethodError)
+        return refusal_of_syntax(str(error), is_method=is_method, read=read)
+
+    # --- the pipeline
+
+    def _complete_unrouted(self, exchange: Exchange) -> None:
+        if exchange.call is not None:
+            exchange.call.complete()
+            if exchange.call is self._successor:
+                self._phase = _DONE
+        elif exchange.path == b"*":
+            exchange.reply(204, b"")
+        elif b"upgrade" in exchange.fields and self.dates.closing:
+            exchange.reply(503, problem(503, "stopping", "The server is stopping"), CONTENT_TYPE)
+        else:
+            exchange.reply(404, problem(404, "not-found", "Nothing is here"), CONTENT_TYPE)
+
+    def _advance(self) -> None:
+        pipeline = self._pipeline
+        ready = []
+        while pipeline and pipeline[0].ready is not None:
+            ready.append(cast("bytes", pipeline.popleft().ready))
+        if ready:
+            self.transport.write(b"".join(ready))
+        if pipeline:
+            self._begin_first()
+        elif self._phase == _DONE:
+            self._end()
+            return
+        self.resume_if_possible()
+
+    def _begin_first(self) -> None:
+        first = self._pipeline[0]
+        if first.call is not None:
+            first.call.start()
+        else:
+            self.send_continue(first)
+
+    def _pause(self) -> None:
+        if not self._is_paused and not self.transport.is_closing():
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def _may_read(self) -> bool:
+        arriving = self._arriving
+        if self.is_write_paused or (arriving is None and len(self._pipeline) >= self._depth_max):
+            return False
+        return arriving is None or arriving.call is None or arriving.call.has_room()
+
+    # --- endings
+
+    def _refuse(self, refusal: RefusedError) -> None:
+        self.shared.requests_refused += 1
+        logger.debug("request refused", extra={"status": refusal.status, "why": refusal.detail})
+        exchange = self._arriving
+        self._phase = _DONE
+        self._is_lingering = True
+        if exchange is None:
+            exchange = self._placeholder()
+        elif exchange.call is not None and not exchange.call.give_up():
+            self.abort()
+            return
+        exchange.reply(refusal.status, refusal.body(), CONTENT_TYPE, refusal.extra)
+
+    def _refuse_connection(self) -> None:
+        self._phase = _DONE
+        self._is_lingering = True
+        body = problem(503, "too-many-connections", "The server has too many connections")
+        self._placeholder().reply(503, body, CONTENT_TYPE, b"retry-after: 1\r\n")
+
+    def _placeholder(self) -> Exchange:
+        """An exchange for a reply to what never became a request."""
+        exchange = Exchange(
+            b"", b"", b"", [], {}, self.client, self.scheme, "1.1", self, False, False
+        )
+        self._pipeline.append(exchange)
+        return exchange
+
+    def _end(self) -> None:
+        """Closes behind the last reply.
+
+        Where the client may still be sending, closing at once would answer it with a reset, which
+        can destroy the reply before it is read (RFC 9112, 9.6); so only our side is closed, and
+        what comes is thrown away for a while.
+        """
+        if self._is_lingering and self.transport.can_write_eof():
+            self._stamp_s = self.dates.now_s
+            self.transport.write_eof()
+            if self._is_paused:
+                self._is_paused = False
+                self.transport.resume_reading()
+        else:
+            self.transport.close()
+
+
+class _BehindHead:
+    """Passes a parser's callbacks on, except those of the first head."""
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._protocol = protocol
+        self._is_behind = False
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if self._is_behind:
+            self._protocol.on_message_begin()
+
+    def on_url(self, part: bytes) -> None:
+        if self._is_behind:
+            self._protocol.on_url(part)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_behind:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._is_behind:
+            self._protocol.on_headers_complete()
+        self._is_behind = True
+
+
+def _parser_behind_head(protocol: HttpProtocol, exchange: Exchange) -> httptools.HttpRequestParser:
+    """Returns a parser that stands at the beginning of this exchange's body.
+
+    httptools takes all that follows a head with `Upgrade` for the other protocol, body included.
+    An upgrade that we ignore must not become a way to smuggle a request, so a parser is led to
+    the same place by a head with the same framing and no `Upgrade`.
+    """
+    parser = httptools.HttpRequestParser(_BehindHead(protocol))
+    head = b"POST / HTTP/1.1\r\n"
+    for name in (b"content-length", b"transfer-encoding"):
+        if name in exchange.fields:
+            head += b"%b: %b\r\n" % (name, exchange.fields[name])
+    if not exchange.keep_alive:
+        head += b"connection: close\r\n"
+    parser.feed_data(head + b"\r\n")
+    return parser

@@ -1,0 +1,59 @@
+"""RFC 9457 problem bodies: the one shape in which the web tier says no.
+
+It exists so that every refusal, whether the parser, the server, the route or an actor said it,
+looks the same to a client: `type` is `urn:perdure:problem:<kind>` and never changes its meaning.
+
+Invariants:
+- A body tells what the caller can use and nothing about the inside: an exception that Perdure did
+  not raise on purpose becomes kind `internal` without a detail.
+- Header lines returned from here end in CRLF and can be written as they are.
+"""
+
+import msgspec
+
+from perdure.base.errors import BadArgumentsError, MethodNotAllowedError, PerdureError
+
+CONTENT_TYPE = b"application/problem+json"
+
+_TYPE_PREFIX = "urn:perdure:problem:"
+_RETRY_AFTER = b"retry-after: 1\r\n"
+
+_TITLES: dict[int, str] = {
+    400: "Bad request",
+    401: "Not signed in",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    422: "The arguments do not fit",
+    500: "Internal error",
+    503: "Try again later",
+    504: "Deadline passed",
+}
+
+
+def problem(
+    status: int, kind: str, title: str, detail: str | None = None, **extensions: object
+) -> bytes:
+    """Returns the JSON body of a problem; extensions become members beside the standard ones."""
+    members: dict[str, object] = {"type": _TYPE_PREFIX + kind, "title": title, "status": status}
+    if detail is not None:
+        members["detail"] = detail
+    members.update(extensions)
+    return msgspec.json.encode(members)
+
+
+def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
+    """Returns the status, the problem body and the extra header lines that answer `error`."""
+    if not isinstance(error, PerdureError):
+        return 500, problem(500, "internal", _TITLES[500]), b""
+    status = error.status
+    title = _TITLES.get(status, "The call was refused")
+    extensions: dict[str, object] = {}
+    if isinstance(error, BadArgumentsError) and error.field is not None:
+        extensions["field"] = error.field
+    body = problem(status, error.kind, title, str(error) or None, **extensions)
+    if isinstance(error, MethodNotAllowedError):
+        return status, body, b"allow: %b\r\n" % error.allowed.encode("ascii")
+    return status, body, _RETRY_AFTER if status == 503 else b""

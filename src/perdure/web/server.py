@@ -1,0 +1,166 @@
+"""The server: listening sockets, the sweeper, and the graceful stop.
+
+It exists as the one object the rest of Perdure starts and stops; what happens on a connection is
+in `http` and `websocket`.
+
+Invariants:
+- One timer for all connections: the sweeper. Timeouts are late by up to two periods, never early.
+- A graceful stop drops no request that was read, and lasts no longer than its limit.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from typing import Any
+
+import msgspec
+
+from perdure.base.limits import Limits
+from perdure.web.http import HttpProtocol
+from perdure.web.shared import AsgiApp, Endpoint, Shared, logger
+
+_BACKLOG = 2048
+_STOP_S = 1.0  # for ASGI apps to end after their http.disconnect
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """What the server is doing, and has done since it started."""
+
+    connections: int
+    websockets: int
+    asgi_tasks: int
+    connections_total: int
+    connections_refused: int
+    requests_total: int
+    requests_refused: int
+
+
+class Server:
+    """Serves one endpoint, and beside it one ASGI app, on any number of sockets."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        asgi_app: AsgiApp | None = None,
+        limits: Limits | None = None,
+        *,
+        state: dict[str, Any] | None = None,
+        root_path: str = "",
+        sweep_period_s: float = 1.0,
+        drain_grace_s: float = 1.0,
+    ) -> None:
+        """Prepares a server.
+
+        Args:
+            endpoint: What answers actor routes.
+            asgi_app: What answers everything else; without one that is a 404 problem.
+            limits: The bounds; only those of the web server are read.
+            state: The lifespan state of the ASGI app; each scope gets a shallow copy.
+            root_path: The path under which a proxy mounts this server.
+            sweep_period_s: How often timeouts are looked at.
+            drain_grace_s: How long idle connections may go on asking while the server drains.
+        """
+        self._limits = limits or Limits()
+        self._shared = Shared(endpoint, asgi_app, self._limits, state or {}, root_path)
+        self._sweep_period_s = sweep_period_s
+        self._drain_grace_s = drain_grace_s
+        self._listeners: list[asyncio.Server] = []
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(
+        self, sockets: list[socket.socket], ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        """Begins to serve on bound sockets, which belong to the server from here on."""
+        loop = asyncio.get_running_loop()
+        handshake_timeout_s = self._limits.header_timeout_s if ssl_context is not None else None
+        for bound in sockets:
+            listener = await loop.create_server(
+                lambda: HttpProtocol(self._shared),
+                sock=bound,
+                ssl=ssl_context,
+                backlog=_BACKLOG,
+                ssl_handshake_timeout=handshake_timeout_s,
+            )
+            self._listeners.append(listener)
+        self._sweeper = loop.create_task(self._sweep_forever())
+        logger.info("server started", extra={"sockets": len(sockets)})
+
+    def statistics(self) -> Statistics:
+        """Returns a snapshot."""
+        shared = self._shared
+        return Statistics(
+            connections=len(shared.connections),
+            websockets=shared.websockets,
+            asgi_tasks=len(shared.tasks),
+            connections_total=shared.connections_total,
+            connections_refused=shared.connections_refused,
+            requests_total=shared.requests_total,
+            requests_refused=shared.requests_refused,
+        )
+
+    async def drain(self) -> None:
+        """Stops gracefully: returns when every connection is closed.
+
+        At first nothing changes but that replies say `connection: close`; after a grace the
+        listeners and idle connections close, and what still runs has until `Limits.drain_s`.
+        """
+        loop = asyncio.get_running_loop()
+        shared = self._shared
+        deadline_s = loop.time() + self._limits.drain_s
+        shared.dates.closing = True
+        logger.info("server draining", extra={"connections": len(shared.connections)})
+        await asyncio.sleep(min(self._drain_grace_s, self._limits.drain_s))
+        self._close_listeners()
+        await self._wait_until_empty(deadline_s)
+        if shared.connections:
+            logger.warning("drain deadline", extra={"connections": len(shared.connections)})
+            for connection in list(shared.connections):
+                connection.stop()
+            await self._wait_until_empty(loop.time() + _STOP_S)
+        await self.close()
+
+    async def close(self) -> None:
+        """Stops at once: cuts every connection and cancels what runs for it."""
+        self._close_listeners()
+        shared = self._shared
+        tasks = set(shared.tasks)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            tasks.add(self._sweeper)
+            self._sweeper = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in list(shared.connections):
+            connection.abort()
+        await asyncio.sleep(0)  # the transports report their loss in the next turn
+        logger.info("server closed")
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    async def _wait_until_empty(self, deadline_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        while self._shared.connections or self._shared.tasks:
+            for connection in list(self._shared.connections):
+                connection.drain()
+            left_s = deadline_s - loop.time()
+            if left_s <= 0:
+                return
+            # Looking often is simpler than counting what ends, and only happens while stopping.
+            await asyncio.sleep(min(left_s, self._sweep_period_s, 0.05))
+
+    async def _sweep_forever(self) -> None:
+        shared = self._shared
+        while True:
+            await asyncio.sleep(self._sweep_period_s)
+            now_s = time.monotonic()
+            for connection in list(shared.connections):
+                with contextlib.suppress(RuntimeError):  # a transport that closes meanwhile
+                    connection.sweep(now_s, self._sweep_period_s)
+            shared.dates.now_s = now_s
+            shared.dates.refresh(time.time())

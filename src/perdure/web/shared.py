@@ -1,0 +1,92 @@
+"""What all connections of one server have in common.
+
+It exists so that a connection needs to know this one object and not the server, which would be
+an import in a circle.
+
+Invariants:
+- Everything here is touched from the server's event loop only.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+from perdure.base.limits import Limits
+from perdure.web.exchange import Exchange
+from perdure.web.replies import DateLine
+
+logger = logging.getLogger("perdure.web")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+
+class Endpoint(Protocol):
+    """The fast path: what answers actor routes."""
+
+    def match(self, method: bytes, path: bytes) -> object | None:
+        """Returns the route of a raw path without query, or None to leave it to the ASGI app."""
+
+    def handle(self, route: object, exchange: Exchange) -> None:
+        """Takes a request whose body is complete; calls `exchange.reply` once, now or later."""
+
+
+class Tracked(Protocol):
+    """A connection as the sweeper and the graceful stop see it."""
+
+    def sweep(self, now_s: float, slack_s: float) -> None:
+        """Enforces the timeouts; a stamp may be `slack_s` older than what it stamps."""
+
+    def drain(self) -> None:
+        """Closes if nothing is under way; from now on nothing new is begun."""
+
+    def stop(self) -> None:
+        """Tells the application that its time is up, without closing yet."""
+
+    def abort(self) -> None:
+        """Cuts the connection."""
+
+
+class Shared:
+    """The parts, the connections and the counters of one server."""
+
+    __slots__ = (
+        "asgi_app",
+        "connections",
+        "connections_refused",
+        "connections_total",
+        "dates",
+        "endpoint",
+        "limits",
+        "requests_refused",
+        "requests_total",
+        "root_path",
+        "state",
+        "tasks",
+        "websockets",
+    )
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        asgi_app: AsgiApp | None,
+        limits: Limits,
+        state: dict[str, Any],
+        root_path: str,
+    ) -> None:
+        self.endpoint = endpoint
+        self.asgi_app = asgi_app
+        self.limits = limits
+        self.state = state
+        self.root_path = root_path
+        self.dates = DateLine()
+        self.connections: set[Tracked] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.websockets = 0
+        self.connections_total = 0
+        self.connections_refused = 0
+        self.requests_total = 0
+        self.requests_refused = 0
