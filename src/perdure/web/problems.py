@@ -56,10 +56,4 @@ def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
     body = problem(status, error.kind, title, str(error) or None, **extensions)
     if isinstance(error, MethodNotAllowedError):
         return status, body, b"allow: %b\r\n" % error.allowed.encode("ascii")
-    return status, body, _header_lines(error)
-
-
-def _header_lines(error: PerdureError) -> bytes:
-    if isinstance(error, MethodNotAllowedError):  # RFC 9110 wants Allow with every 405
-        return b"allow: %b\r\n" % error.allowed.encode()
-    return _RETRY_AFTER if error.status == 503 else b""
+    return status, body, _RETRY_AFTER if status == 503 else b""
