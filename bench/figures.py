@@ -53,8 +53,9 @@ def _python_ms(statement: str) -> float:
     times_ms = []
     for _ in range(IMPORTS + 1):  # the first one may compile
         start = time.perf_counter()
-        if subprocess.run(command, capture_output=True, timeout=60, check=False).returncode:
-            raise RuntimeError(f"`{statement}` fails")
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if said.returncode != 0:
+            raise RuntimeError(f"`{statement}`: {said.stderr.strip().splitlines()[-1]}")
         times_ms.append((time.perf_counter() - start) * 1000)
     return statistics.median(times_ms[1:])
 

@@ -35,6 +35,11 @@ FIGURES = (
     ("awake_view_p99_ms", "view of an awake actor, one connection, p99", "{:.3f} ms"),
 )  # fmt: skip
 
+FILLED = """
+
+The large store was filled through the store's own commit, so its file is in the page cache: waking
+pays for a read of SQLite, not of the disk."""
+
 
 def cells(row: Row) -> list[str]:
     """Return the row as text, in the order of HEADINGS."""
@@ -64,8 +69,9 @@ def show(results: dict, console: Console) -> None:
         console.print(table)
     for name, reason in results["missing"].items():
         console.print(f"[yellow]missing: {name}: {reason}")
-    for wrong in results["wrong"]:
-        console.print(f"[red]wrong: {wrong}")
+    for kind in ("wrong", "failed"):
+        for text in results[kind]:
+            console.print(f"[red]{kind}: {text}")
     for target in targets(results):
         console.print(f"{_verdict(target):12}  {target.text}: {target.measured or '–'}")
 
@@ -83,7 +89,7 @@ def _head(results: dict) -> str:
     text = (
         "# Results\n\n"
         f"Measured {machine['date']} by `{results['command']}`: {settings['rounds']} interleaved "
-        f"rounds of {settings['round_s']:g} s for each peer and workload, on one machine "
+        f"round(s) of {settings['round_s']:g} s for each peer and workload, on one machine "
         f"({machine['cpu']}, core {machine['server_core']} for the server, core "
         f"{machine['load_core']} for the load). A shared machine wanders; the ratios within this "
         "run are what to compare."
@@ -91,6 +97,9 @@ def _head(results: dict) -> str:
     if results["wrong"]:
         found = "\n".join(f"- {wrong}" for wrong in results["wrong"])
         text += f"\n\n**Checks that failed: do not trust this run.**\n\n{found}"
+    if results["failed"]:
+        found = "\n".join(f"- {failed}" for failed in results["failed"])
+        text += f"\n\nRuns of peers that failed, and are not in the medians:\n\n{found}"
     return text
 
 
@@ -113,11 +122,10 @@ def _figures(results: dict) -> str:
     lines += [[f"{name} failed", str(reason)] for name, reason in figures.get("failed", {}).items()]
     if not lines:
         return ""
-    return (
-        "## Further figures of Perdure\n\n" + _markdown(("figure", "measured"), lines) + "\n\n"
-        "The large store was filled through the store's own commit, so its file is in the page "
-        "cache: waking pays for a read of SQLite, not of the disk."
-    )
+    failed = figures.get("failed", {})
+    filled = "" if "stored" not in figures else FILLED
+    title = "## Further figures of Perdure\n\n"
+    return title + _markdown(("figure", "measured"), lines) + filled
 
 
 def _how(results: dict) -> str:

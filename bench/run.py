@@ -54,7 +54,8 @@ def main(arguments: list[str]) -> int:
         "settings": {"rounds": options.rounds, "round_s": options.round_s},
         "versions": {},
         "missing": {},
-        "wrong": [],
+        "wrong": [],  # a check of what is stored, or a run of Perdure
+        "failed": [],  # a run of another peer
         "runs": [],
         "figures": {},
     }
@@ -103,8 +104,9 @@ def measure_round(options: argparse.Namespace, results: dict, round_index: int) 
                 results["wrong"].append(str(error))
                 console.print(f"{where}  [red]WRONG: {error}")
             except (OSError, RuntimeError) as error:
-                results["wrong"].append(f"{name}: {error}")
-                console.print(f"{where}  [red]FAILED: {error}")
+                kind = "wrong" if name == "perdure" else "failed"
+                results[kind].append(f"{name}, {workload.title}: {error}")
+                console.print(f"{where}  [red]failed: {error}")
             else:
                 results["runs"].append(
                     run | {"peer": name, "workload": workload.name, "round": round_index}

@@ -64,7 +64,7 @@ def _row(
         server_core_busy=_median(runs, "server_core_busy"),
         load_core_busy=_median(runs, "load_core_busy"),
         to_ceiling=rate / ceiling if ceiling else None,
-        to_best_peer=rate / best if best else None,
+        to_best_peer=rate / best if best and not PEERS[peer].is_ceiling else None,
     )
 
 

@@ -1,4 +1,7 @@
-"""The cart on FastAPI and Redis: a hash for each cart, one MULTI/EXEC round trip for each call."""
+"""The cart on FastAPI and Redis: a hash for each cart, one pipeline for each call.
+
+Not a MULTI/EXEC: HINCRBY alone loses no addition, and without the transaction Redis is quicker.
+"""
 
 import os
 
@@ -7,7 +10,7 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 from redis.asyncio import BlockingConnectionPool, Redis
 
-POOL_SIZE = int(os.environ.get("BENCH_POOL_SIZE", "64"))
+POOL_SIZE = int(os.environ.get("BENCH_POOL_SIZE", "32"))
 
 pool = BlockingConnectionPool.from_url(
     f"unix://{os.environ['BENCH_REDIS_SOCKET']}", max_connections=POOL_SIZE
@@ -32,7 +35,7 @@ def lines_response(lines: dict[bytes, bytes]) -> Response:
 @app.post("/cart/{key}/add")
 async def add(key: str, addition: Addition) -> Response:
     """Add to the cart and return its lines."""
-    async with redis.pipeline(transaction=True) as pipeline:
+    async with redis.pipeline(transaction=False) as pipeline:
         pipeline.hincrby(key, addition.sku, addition.qty)
         pipeline.hgetall(key)
         _, lines = await pipeline.execute()
