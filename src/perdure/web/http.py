@@ -324,7 +324,7 @@ class HttpProtocol(ClientTransport):
             self._leave_parser(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             if self._phase != _DONE:
-                self._refuse(self._refusal_of(error, data))
+                self._refuse(self._refusal_of(error))
         if self._phase:
             self._count_partial(len(data))
         if len(self._pipeline) >= self._depth_max and self._arriving is None:
@@ -421,15 +421,14 @@ class HttpProtocol(ClientTransport):
             self._parser = _parser_behind_head(self, exchange)
             self._feed(rest)
 
-    def _refusal_of(self, error: Exception, read: bytes) -> RefusedError:
+    def _refusal_of(self, error: Exception) -> RefusedError:
         cause = error.__context__
         if isinstance(cause, RefusedError):
             return cause
         if isinstance(error, httptools.HttpParserCallbackError):
             logger.error("request failed while it was read", exc_info=cause)
             return RefusedError(500)
-        is_method = isinstance(error, httptools.HttpParserInvalidMethodError)
-        return refusal_of_syntax(str(error), is_method=is_method, read=read)
+        return refusal_of_syntax(str(error))
 
     # --- the pipeline
 

@@ -16,11 +16,11 @@ _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
 )
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
-_TOKEN_LINE = re.compile(rb"(?:\r?\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
 _RARE = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 _SINGLE = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
 _SYNTAX_STATUSES = {
+    "Invalid method encountered": 501,
     "Invalid HTTP version": 505,
     "Expected HTTP/2 Connection Preface": 505,
     "Pause on PRI/Upgrade": 505,
@@ -57,14 +57,12 @@ class RefusedError(Exception):
         return problem(self.status, kind, title, self.detail)
 
 
-def refusal_of_syntax(reason: str, *, is_method: bool, read: bytes) -> RefusedError:
+def refusal_of_syntax(reason: str) -> RefusedError:
     """Returns the answer to what the parser itself refused, for the `reason` it gave.
 
-    `read` is what was being parsed. A method nobody knows is 501 when it is at least a token, and
-    400 when it is noise, such as a TLS hello sent to a plain port.
+    The parser gives up at the first byte that no known method has there, so noise, such as a TLS
+    hello sent to a plain port, cannot be told from a method nobody knows: both are 501.
     """
-    if is_method:
-        return RefusedError(501 if _TOKEN_LINE.match(read) else 400, "unknown method")
     return RefusedError(_SYNTAX_STATUSES.get(reason, 400), reason)
 
 
