@@ -72,10 +72,10 @@ def time_to_first_answer(options: argparse.Namespace) -> dict:
 
 def latency_of_one_caller(options: argparse.Namespace) -> dict:
     """A durable addition with a single connection: nobody to share the fsync with."""
-    with running(PERDURE, options.data_root) as (_, port, _):
+    with running(PERDURE, options.data_root) as (processes, port, _):
         load = {"port": port, "path": PERDURE.add_path, "keys_count": 1_000, "connections": 1}
-        drive(**load, duration_s=options.warm_up_s, seed=1)
-        figures = drive(**load, duration_s=options.round_s, seed=2)
+        drive(processes, **load, duration_s=options.warm_up_s, seed=1)
+        figures = drive(processes, **load, duration_s=options.round_s, seed=2)
     return {f"one_caller_{name}": figures[name] for name in ("per_second", "p50_ms", "p99_ms")}
 
 

@@ -6,28 +6,37 @@ broken socket and a timeout are failures; `Peer.probe` demands an exact 200 befo
 """
 
 import json
+import os
+import resource
 import subprocess
 from pathlib import Path
 
-from bench.processes import LOAD_CORE, SERVER_CORE
+from bench.processes import LOAD_CORE, SERVER_CORE, Processes
 
 SCRIPT = Path(__file__).with_name("load.lua")
 GRACE_S = 30.0
 
 
 def drive(
-    *, port: int, path: str, keys_count: int, connections: int, duration_s: float, seed: int
+    processes: Processes,
+    *,
+    port: int,
+    path: str,
+    keys_count: int,
+    connections: int,
+    duration_s: float,
+    seed: int,
 ) -> dict:
-    """Run wrk for `duration_s` and return its figures, rates a second and latencies in ms."""
+    """Run wrk for `duration_s` against `processes`; return rates a second and latencies in ms."""
     command = ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(LOAD_CORE), "wrk"]
     command += ["--threads", "1", "--connections", str(connections), "--timeout", "15s"]
     command += ["--duration", f"{max(1, round(duration_s))}s", "--script", str(SCRIPT)]
     command += [f"http://127.0.0.1:{port}/", "--", path, str(keys_count), str(seed)]
-    before = _busy_and_total()
+    before, own_before = _busy_and_total(), _own_ticks(processes)
     finished = subprocess.run(
         command, capture_output=True, text=True, timeout=duration_s + GRACE_S, check=False
     )
-    after = _busy_and_total()
+    after, own = _busy_and_total(), _own_ticks(processes)
     if finished.returncode != 0:
         raise RuntimeError(f"wrk failed: {finished.stderr or finished.stdout}")
     raw = json.loads(finished.stdout.strip().splitlines()[-1])
@@ -42,7 +51,24 @@ def drive(
         "max_ms": raw["max_us"] / 1000,
         "server_core_busy": _share(before, after, SERVER_CORE),
         "load_core_busy": _share(before, after, LOAD_CORE),
+        "foreign_busy": _foreign_share(before, after, own - own_before),
     }
+
+
+def _own_ticks(processes: Processes) -> int:
+    """Return the CPU time of the servers and of wrk so far, in ticks."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    wrk_s = children.ru_utime + children.ru_stime
+    return processes.cpu_ticks() + round(wrk_s * os.sysconf("SC_CLK_TCK"))
+
+
+def _foreign_share(before: dict, after: dict, own_ticks: int) -> float:
+    """Return the share of the two cores that was spent on neither servers nor load."""
+    busy = total = 0
+    for core in (f"cpu{SERVER_CORE}", f"cpu{LOAD_CORE}"):
+        busy += after[core][0] - before[core][0]
+        total += after[core][1] - before[core][1]
+    return max(0.0, (busy - own_ticks) / max(1, total))
 
 
 def _busy_and_total() -> dict[str, tuple[int, int]]:

@@ -60,9 +60,11 @@ def measure(
     with running(peer, data_root) as (processes, port, _):
         peer.probe(port)
         load = {"port": port, "path": peer.add_path, "keys_count": workload.keys_count}
-        warm = drive(**load, connections=CONNECTIONS, duration_s=warm_up_s, seed=seed + 1)
+        warm = drive(
+            processes, **load, connections=CONNECTIONS, duration_s=warm_up_s, seed=seed + 1
+        )
         stored_before = _settled_sum(peer, port, workload)
-        figures = drive(**load, connections=CONNECTIONS, duration_s=round_s, seed=seed)
+        figures = drive(processes, **load, connections=CONNECTIONS, duration_s=round_s, seed=seed)
         figures["resident_bytes"] = processes.resident_bytes()
         stored_after = _settled_sum(peer, port, workload)
     figures["load_average"] = os.getloadavg()[0]

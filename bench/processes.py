@@ -96,6 +96,10 @@ class Processes:
         """Return the resident memory of all processes and their descendants."""
         return sum(_resident_bytes(pid) for pid in self.pids())
 
+    def cpu_ticks(self) -> int:
+        """Return the CPU time of all processes and their descendants so far, in ticks."""
+        return sum(_cpu_ticks(pid) for pid in self.pids())
+
     def pids(self) -> list[int]:
         """Return the ids of all processes and their descendants."""
         found = [child.pid for child, _ in self._children]
@@ -132,6 +136,14 @@ def _resident_bytes(pid: int) -> int:
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cpu_ticks(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])  # in user and in kernel mode
 
 
 def _last_line(log_path: Path) -> str:

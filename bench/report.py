@@ -11,7 +11,7 @@ from bench.summary import Row, rows, targets
 
 HEADINGS = (
     "peer", "additions/s", "spread", "× nginx", "× best peer", "p50 ms", "p90 ms", "p99 ms",
-    "failures", "server core", "load core",
+    "failures", "server core", "load core", "others",
 )  # fmt: skip
 
 FIGURES = (
@@ -55,6 +55,7 @@ def cells(row: Row) -> list[str]:
         f"{row.failures:,}",
         f"{row.server_core_busy:.0%}",
         f"{row.load_core_busy:.0%}",
+        f"{row.foreign_busy:.0%}",
     ]
 
 
@@ -122,7 +123,6 @@ def _figures(results: dict) -> str:
     lines += [[f"{name} failed", str(reason)] for name, reason in figures.get("failed", {}).items()]
     if not lines:
         return ""
-    failed = figures.get("failed", {})
     filled = "" if "stored" not in figures else FILLED
     title = "## Further figures of Perdure\n\n"
     return title + _markdown(("figure", "measured"), lines) + filled
@@ -139,7 +139,9 @@ def _how(results: dict) -> str:
   those of a server kept as busy as it can be. An answer of 400 or more, a broken socket and a
   timeout are failures; a probe before each run demands exact answers.
 - All processes of a peer (database, broker, Python) share the server core. "Server core" and "load
-  core" say how busy each was; where the load core is near 100 %, the peer could do more than shown.
+  core" say how busy each was; where the load core is near 100 %, the peer could do more than
+  shown. "Others" is the share of the two cores spent on anything else (the kernel's writing to
+  disk is in it): where it is high even for nginx, the machine was not quiet.
 - Each run starts on fresh data, is warmed up, and stops. Figures are medians over the rounds;
   spread is the slowest and the fastest round.
 - After each run of a peer that stores, every cart is read back: all acknowledged additions must be

@@ -113,7 +113,7 @@ def measure_round(options: argparse.Namespace, results: dict, round_index: int) 
                 )
                 console.print(
                     f"{where}  {run['per_second']:>9,.0f}/s  p99 {run['p99_ms']:>7.2f} ms"
-                    f"  failures {run['failures']}"
+                    f"  failures {run['failures']}  others {run['foreign_busy']:.0%}"
                 )
 
 

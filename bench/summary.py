@@ -22,6 +22,7 @@ class Row:
     failures: int
     server_core_busy: float
     load_core_busy: float
+    foreign_busy: float
     to_ceiling: float | None
     to_best_peer: float | None
 
@@ -63,6 +64,7 @@ def _row(
         failures=sum(run["failures"] for run in runs),
         server_core_busy=_median(runs, "server_core_busy"),
         load_core_busy=_median(runs, "load_core_busy"),
+        foreign_busy=_median(runs, "foreign_busy"),
         to_ceiling=rate / ceiling if ceiling else None,
         to_best_peer=rate / best if best and not PEERS[peer].is_ceiling else None,
     )
