@@ -1,0 +1,22 @@
+"""Main Street: a shop, a log-in and a plaza that survive `kill -9`. `scripts/run` starts it.
+
+An App is its actor classes, who calls them, and the pages around them. The actors remember, the
+pages hold nothing:
+
+    catalogue.py  what is sold            sessions.py  who is behind a request
+    cart.py       carts and orders        visit.py     one request's visitor, and their cart
+    accounts.py   who may log in          pages.py     forms and pages
+    plaza.py      the map, live           memory.py    a look into the store
+"""
+
+from perdure import App
+
+from .accounts import Account
+from .cart import Cart
+from .memory import Starts
+from .pages import site
+from .plaza import Plaza
+from .sessions import Session, identify
+
+app = App(Cart, Account, Session, Plaza, Starts, identify=identify, mount=site)
+site.state.perdure = app

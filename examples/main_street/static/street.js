@@ -1,0 +1,55 @@
+// Forms marked `data-soft` are sent without leaving the page, and sent again under the same
+// request id for as long as the server is down: the actor sees to it that they count once.
+
+const trouble = document.getElementById("trouble");
+
+export function tell(text, good = false) {
+  trouble.hidden = !text;
+  trouble.textContent = text;
+  trouble.classList.toggle("good", good);
+}
+
+export const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+
+export function fillTimes(root = document) {
+  for (const time of root.querySelectorAll("time[data-at]"))
+    time.textContent = new Date(time.dataset.at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+}
+
+async function sendUntilAnswered(form) {
+  const options = { method: "POST", body: new URLSearchParams(new FormData(form)) };
+  for (let tries = 0; tries < 60; tries++) {
+    try {
+      const answer = await fetch(form.action, options);
+      if (answer.status < 500) return answer;
+    } catch {
+      // the server is gone; it will be back
+    }
+    tell("The server is down. Your click is kept and will be sent when it is back …");
+    await pause(400);
+  }
+  return null;
+}
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.matches("[data-soft]")) return;
+  event.preventDefault();
+  const button = form.querySelector("button");
+  if (button.ariaBusy) return;
+  button.ariaBusy = "true";
+  const place = [...document.querySelectorAll("[data-soft]")].indexOf(form);
+  const answer = await sendUntilAnswered(form);
+  if (!answer) return location.reload();
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  tell("");
+  for (const part of ["main", ".me", "footer"]) {
+    const [now, next] = [document.querySelector(part), page.querySelector(part)];
+    if (now && next) now.replaceWith(document.adoptNode(next));
+  }
+  fillTimes();
+  document.getElementById("count")?.classList.add("bump");
+  document.querySelectorAll("[data-soft]")[place]?.querySelector("button").focus({ preventScroll: true });
+});
+
+fillTimes();
