@@ -33,6 +33,9 @@ class MemoryStore:
             stored = self._tables[write.actor_type].get(write.key)
             if (stored.version if stored else 0) != write.version - 1:
                 raise ConflictError(f"{write.actor_type}/{write.key}: not version {write.version}")
+        for record in batch.requests:
+            if (record.actor_type, record.key, record.request_id) in self._requests:
+                raise ConflictError(f"{record.actor_type}/{record.key}: this id was answered")
         for write in batch.writes:
             table = self._tables[write.actor_type]
             before = table.get(write.key)

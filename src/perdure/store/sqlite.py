@@ -36,7 +36,6 @@ class SqliteStore:
         self._directory = Path(directory)
         self._path = self._directory / FILE_NAME
         self._lock = DirectoryLock(self._directory)
-        self._thread = ThreadPoolExecutor(1, "perdure-writer")
         self._wal_pages = 0
         self._broken: str | None = None
 
@@ -55,6 +54,8 @@ class SqliteStore:
             self._lock.release()
             raise
         self._lock.sign()
+        self._thread = ThreadPoolExecutor(1, "perdure-writer")
+        self._broken = None
 
     async def load(self, actor_type: str, key: str) -> StoredActor | None:
         row = self._read_one(f'SELECT {_ROW} FROM "{actor_type}" WHERE key = ?', (key,))
@@ -64,11 +65,18 @@ class SqliteStore:
         self, actor_type: str, key: str, request_id: str
     ) -> RequestRecord | None:
         row = self._read_one(
-            "SELECT fingerprint, reply FROM perdure_request"
+            "SELECT fingerprint, reply, checksum FROM perdure_request"
             " WHERE actor_type = ? AND key = ? AND request_id = ?",
             (actor_type, key, request_id),
         )
-        return RequestRecord(actor_type, key, request_id, *row) if row else None
+        if not row:
+            return None
+        record = RequestRecord(actor_type, key, request_id, row[0], row[1])
+        if row[2] != _record_checksum(record):
+            raise StoreCorruptError(
+                f"{self._path}: a remembered answer of {actor_type}/{key} does not fit its checksum"
+            )
+        return record
 
     async def commit(self, batch: Batch) -> None:
         if self._broken:
@@ -87,7 +95,7 @@ class SqliteStore:
     async def actor_types(self) -> dict[str, int]:
         names = self._read_all(
             "SELECT name FROM sqlite_schema WHERE type = 'table'"
-            " AND name NOT LIKE 'perdure_%' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+            " AND name NOT GLOB 'perdure_*' AND name NOT GLOB 'sqlite_*' ORDER BY name"
         )
         counts = {name: self._read_all(f'SELECT count(*) FROM "{name}"')[0][0] for (name,) in names}
         return {name: count for name, count in counts.items() if count}
@@ -142,19 +150,22 @@ class SqliteStore:
             points.reach("after_fsync")
         except apsw.ConstraintError as error:
             self._abandon()
-            raise ConflictError(f"an actor was created by somebody else: {error}") from error
-        except apsw.FullError as error:
-            self._abandon()
-            raise store_error(error, self._path) from error
+            raise ConflictError(
+                f"an actor or a record was created by somebody else: {error}"
+            ) from error
         except (apsw.IOError, OSError) as error:
-            self._broken = f"the disk failed under {self._path}: {error}"
-            raise StoreBrokenError(self._broken) from error
+            raise self._break(error) from error
         except apsw.Error as error:
             self._abandon()
             raise store_error(error, self._path) from error
-        except ConflictError:
-            self._abandon()
+        except BaseException:
+            self._abandon()  # an open transaction would refuse every later one
             raise
+
+    def _break(self, error: Exception) -> StoreBrokenError:
+        """Take no more writes: what a failed sync left in the file cannot be trusted."""
+        self._broken = f"the disk failed under {self._path}: {error}"
+        return StoreBrokenError(self._broken)
 
     def _abandon(self) -> None:
         if self._writer.in_transaction:
@@ -171,9 +182,11 @@ class SqliteStore:
         except apsw.FullError:
             return  # the WAL keeps everything; the next round tries again
         except apsw.IOError as error:
-            self._broken = f"the disk failed under {self._path}: {error}"
+            self._break(error)
 
     def _delete_requests(self, before_ms: int, limit: int) -> int:
+        if self._broken:
+            raise StoreBrokenError(self._broken)
         try:
             self._writer.execute(
                 "DELETE FROM perdure_request WHERE (actor_type, key, request_id) IN"
@@ -181,6 +194,8 @@ class SqliteStore:
                 " WHERE created_at_ms < ? LIMIT ?)",
                 (before_ms, limit),
             )
+        except apsw.IOError as error:  # its frames in the WAL would tear those of later commits
+            raise self._break(error) from error
         except apsw.Error as error:
             raise store_error(error, self._path) from error
         return self._writer.changes()
@@ -188,6 +203,11 @@ class SqliteStore:
 
 def _checksum(key: str, version: int, state: bytes) -> int:
     return zlib.crc32(state, zlib.crc32(b"%d %s" % (version, key.encode())))
+
+
+def _record_checksum(record: RequestRecord) -> int:
+    name = f"{record.actor_type} {record.key} {record.request_id}".encode()
+    return zlib.crc32(record.reply, zlib.crc32(record.fingerprint, zlib.crc32(name)))
 
 
 def _statements(batch: Batch) -> list[tuple[str, list[Any], int]]:
@@ -231,7 +251,7 @@ def _update_sql(name: str, rows: int) -> str:
 
 
 def _request_sql(rows: int) -> str:
-    return "INSERT INTO perdure_request VALUES " + ",".join(["(?,?,?,?,?,?)"] * rows)
+    return "INSERT INTO perdure_request VALUES " + ",".join(["(?,?,?,?,?,?,?)"] * rows)
 
 
 def _values(writes: Sequence[ActorWrite], at_ms: int, times: int) -> list[Any]:
@@ -247,5 +267,5 @@ def _request_values(records: Sequence[RequestRecord], at_ms: int) -> list[Any]:
     values: list[Any] = []
     for record in records:
         values += (record.actor_type, record.key, record.request_id)
-        values += (record.fingerprint, record.reply, at_ms)
+        values += (record.fingerprint, record.reply, _record_checksum(record), at_ms)
     return values

@@ -22,17 +22,20 @@ from perdure.base.errors import (
     StoreFullError,
     StoreLockedError,
 )
+from perdure.store.sqlite_wal import refuse_damaged_wal
 
 FILE_NAME = "perdure.db"
 FORMAT = 1  # `user_version`; raise it with every change to the tables, and migrate here
 APPLICATION_ID = 0x50455244  # "PERD"
-QUICK_CHECK_BYTES_MAX = 32 << 20  # larger files would delay the start; row checksums guard them
+CHECK_BYTES_MAX = 32 << 20  # larger files would delay the start; row checksums guard them
+_HEADER_BYTES = 100
 _BUSY_TIMEOUT_MS = 5_000  # for somebody who looks in with the sqlite3 shell
 
 _REQUEST_TABLE = """
 CREATE TABLE IF NOT EXISTS perdure_request (
     actor_type TEXT NOT NULL, key TEXT NOT NULL, request_id TEXT NOT NULL,
-    fingerprint BLOB NOT NULL, reply BLOB NOT NULL, created_at_ms INTEGER NOT NULL,
+    fingerprint BLOB NOT NULL, reply BLOB NOT NULL, checksum INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL,
     PRIMARY KEY (actor_type, key, request_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS perdure_request_age ON perdure_request (created_at_ms);
@@ -98,7 +101,10 @@ def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) ->
     Raises StoreCorruptError, StoreFormatError or StoreFullError.
     """
     path = directory / FILE_NAME
-    is_new = not path.exists() or path.stat().st_size == 0
+    size = path.stat().st_size if path.exists() else 0
+    is_new = size == 0
+    if 0 < size < _HEADER_BYTES:  # SQLite would take a file of one byte for a new one
+        raise StoreCorruptError(f"{path} is cut short: {size} bytes; restore a backup")
     if is_new and lock.was_owned_before():
         raise StoreCorruptError(
             f"{path} is missing or empty, but this directory held a store before; "
@@ -113,7 +119,7 @@ def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) ->
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -16384")
         _recover(connection, path)
-        _check_size(path)
+        _check_size(connection, path)
         _create_tables(connection, names)
         _check_content(connection, path)
     except apsw.Error as error:
@@ -148,22 +154,31 @@ def _check_format(connection: apsw.Connection, path: Path, *, is_new: bool) -> N
 
 
 def _recover(connection: apsw.Connection, path: Path) -> None:
+    # NOOP only counts the frames; before SQLite 3.51 it is PASSIVE, which does no harm either
+    [(_, valid_frames, _)] = connection.execute("PRAGMA wal_checkpoint(NOOP)").fetchall()
+    assert isinstance(valid_frames, int)
+    refuse_damaged_wal(path.with_name(path.name + "-wal"), valid_frames)
     [(busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     if busy:
         raise StoreLockedError(f"another program is reading {path}; close it and start again")
 
 
-def _check_size(path: Path) -> None:
-    """After a full checkpoint the file must be as long as its header says; else it was cut."""
-    with path.open("rb") as file:
-        header = file.read(100)
-    if not header:
-        return
-    page_size = int.from_bytes(header[16:18], "big")
-    page_size = 65_536 if page_size == 1 else page_size
-    expected = page_size * int.from_bytes(header[28:32], "big")
+def _check_size(connection: apsw.Connection, path: Path) -> None:
+    """After a full checkpoint the file must be as long as its header says; else it was cut.
+
+    SQLite is asked for the length. Reading the header here would be shorter and fatal: closing any
+    descriptor of the file drops this process's POSIX locks on it, and the next sqlite3 shell that
+    looks in would then take itself for the only user and delete the WAL under our feet.
+    """
+    expected = _number(connection, "page_count") * _number(connection, "page_size")
     if (size := path.stat().st_size) < expected:
         raise StoreCorruptError(f"{path} is cut short: {size} of {expected} bytes")
+
+
+def _number(connection: apsw.Connection, pragma: str) -> int:
+    value = connection.pragma(pragma)
+    assert isinstance(value, int)
+    return value
 
 
 def _create_tables(connection: apsw.Connection, names: Iterable[str]) -> None:
@@ -176,9 +191,10 @@ def _create_tables(connection: apsw.Connection, names: Iterable[str]) -> None:
 
 
 def _check_content(connection: apsw.Connection, path: Path) -> None:
-    if path.stat().st_size > QUICK_CHECK_BYTES_MAX:
+    """Not quick_check: a damaged index would hide a row, and its actor would start from nothing."""
+    if path.stat().st_size > CHECK_BYTES_MAX:
         return
-    [(report,)] = connection.execute("PRAGMA quick_check(1)").fetchall()
+    [(report,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
     if report != "ok":
         raise StoreCorruptError(f"{path} is damaged: {report}; restore a backup")
 
