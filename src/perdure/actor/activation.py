@@ -179,10 +179,15 @@ class Activation:
 
     def _run(self, turn: Turn) -> None:
         if turn.request_id is not None or turn.method.can_wait:
-            if turn.method.options.interleave and turn.request_id is None:
-                self.sharing += 1
-            else:
+            if turn.holds_alone:
                 self.running = turn
+            elif self.sharing >= self._host.limits.mailbox_depth_max:
+                turn.fail(
+                    OverloadedError(f"{self.sharing} interleaving turns already share {self}")
+                )
+                return
+            else:
+                self.sharing += 1
             self._host.spawn(self._run_waiting(turn))
             return
         token = current_turn.set(turn)
@@ -200,22 +205,25 @@ class Activation:
 
     async def _run_waiting(self, turn: Turn) -> None:
         """Run a turn that may suspend, as a task of its own."""
-        interleaved = self.running is not turn
+        interleaved = not turn.holds_alone
         current_turn.set(turn)
         try:
-            async with asyncio.timeout(max(turn.deadline_s - self._host.now_s(), 0)):
+            async with asyncio.timeout(max(turn.deadline_s - self._host.now_s(), 0)) as timeout:
                 if turn.request_id is not None and await self._answered_before(turn):
                     return
                 work = turn.method.start(self.actor, turn.arguments)
                 result = await (Stretches(self, turn, work) if interleaved else work)
             self._finish(turn, result)
         except TimeoutError as error:
-            late = self._host.now_s() >= turn.deadline_s
+            # not the method's own TimeoutError, and not by the clock: timers may be early by a tick
+            late = timeout.expired()
             self._undo(turn, DeadlineError(f"{turn} ran past its deadline") if late else error)
         except asyncio.CancelledError:
             self._undo(turn, StoppingError(f"{turn} was cut off: the process is stopping"))
-        except Exception as error:
+        except BaseException as error:
             self._undo(turn, error)
+            if not isinstance(error, Exception):
+                raise
         finally:
             turn.finished = True
             if interleaved:
@@ -240,14 +248,10 @@ class Activation:
     def _finish(self, turn: Turn, result: Any) -> None:
         points.reach("after_turn")
         try:
-            body = encode(result)
+            body = _encoded(turn, result)
             written = self._take_state(turn)
         except PerdureError as error:
             self._undo(turn, error)
-            return
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            # RecursionError: a list that holds itself
-            self._undo(turn, UnencodableError(f"{turn}: JSON cannot hold this: {error}"))
             return
         if self.dead is not None:
             turn.fail(self.dead)
@@ -256,7 +260,10 @@ class Activation:
         elif written and turn.method.options.loss_max_s is not None:
             self.relaxed = True
             self._host.flush_later(self, turn.method.options.loss_max_s)
-            turn.succeed(body)
+            if self.commit is not None:
+                self.commit.hold(turn, body)  # relaxed is its own change, not what others wrote
+            else:
+                turn.succeed(body)
         elif written or (self.relaxed and not turn.method.read):
             self._join_commit().hold(turn, body)
         elif self.commit is not None:
@@ -273,7 +280,7 @@ class Activation:
 
     def _take_state(self, turn: Turn) -> bool:
         """Make the actor's memory the state to commit; returns whether it changed."""
-        encoded = encode(self.actor)
+        encoded = _encoded(turn, self.actor)
         if encoded == self.encoded:
             return False
         if turn.method.read:
@@ -283,7 +290,7 @@ class Activation:
             self._check_size(turn, len(encoded))
         try:
             self.actor_type.decode_state(encoded)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise UnencodableError(
                 f"{turn} left a state that could not be read back: {error}"
             ) from None
@@ -301,7 +308,8 @@ class Activation:
     def _undo(self, turn: Turn, error: BaseException) -> None:
         """Put memory back to before the turn, and let the error out through the gate."""
         if self.dead is None:
-            self._restore()
+            if self.running is None or self.running is turn:
+                self._restore()  # else the actor is another's, whose half-done work must stay
             if self.commit is not None:
                 self.commit.hold(turn, error)  # the refusal, too, may rest on what is not durable
                 return
@@ -338,11 +346,8 @@ class Activation:
 
     async def save(self, turn: Turn) -> None:
         """Commit the state in the middle of a turn."""
-        try:
-            if self._take_state(turn):
-                self._join_commit()
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise UnencodableError(f"{turn}: JSON cannot hold this: {error}") from error
+        if self._take_state(turn):
+            self._join_commit()
         await self.durable()
 
     async def durable(self) -> None:
@@ -386,6 +391,14 @@ class Activation:
         else:
             turn.fail(answer)
         return True
+
+
+def _encoded(turn: Turn, value: Any) -> bytes:
+    try:
+        return encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        # RecursionError: a list that holds itself
+        raise UnencodableError(f"{turn}: JSON cannot hold this: {error}") from error
 
 
 def _fingerprint(turn: Turn) -> bytes:

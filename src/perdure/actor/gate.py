@@ -38,13 +38,7 @@ class OutputGate:
     def open(self) -> None:
         """Let everything out, in the order in which it came."""
         for turn, answer in self._held:
-            try:
-                if isinstance(answer, bytes):
-                    turn.succeed(answer)
-                else:
-                    turn.fail(answer)
-            except Exception:  # one caller's trouble must not keep the others waiting
-                log.exception("an answer could not be given", extra={"turn": str(turn)})
+            _give(turn, answer)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -52,13 +46,23 @@ class OutputGate:
     def break_with(self, error: BaseException) -> None:
         """Let nothing out; tell everyone the error instead."""
         for turn, _ in self._held:
-            turn.fail(error)
+            _give(turn, error)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error)
 
     def __len__(self) -> int:
         return len(self._held) + len(self._waiters)
+
+
+def _give(turn: Turn, answer: bytes | BaseException) -> None:
+    try:
+        if isinstance(answer, bytes):
+            turn.succeed(answer)
+        else:
+            turn.fail(answer)
+    except Exception:  # one caller's trouble must not keep the others waiting
+        log.exception("an answer could not be given", extra={"turn": str(turn)})
 
 
 class GroupCommit(OutputGate):

@@ -5,8 +5,10 @@ never see, or commit, the half-done work of another turn, and none can see its o
 """
 
 import asyncio
+import inspect
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Generator
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,16 +20,31 @@ class Stretches:
     """Awaitable: drives `work` to its end, stretch by stretch, and gives its result."""
 
     def __init__(
-        self, activation: "Activation", turn: "Turn", work: Coroutine[Any, Any, Any]
+        self, activation: "Activation", turn: "Turn", work: "CoroutineType[Any, Any, Any]"
     ) -> None:
         self._activation = activation
         self._turn = turn
         self._work = work
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        activation, step, value = self._activation, self._work.send, None
+        try:
+            return (yield from self._drive())
+        finally:
+            self._work.close()  # its `finally` blocks run now, not when the actor is another's
+
+    def _drive(self) -> Generator[Any, Any, Any]:
+        activation = self._activation
+        step: Callable[[Any], Any] = self._work.send
+        value: Any = None
         while True:
-            yield from self._enter().__await__()
+            try:
+                yield from self._enter().__await__()
+            except asyncio.CancelledError as error:
+                if inspect.getcoroutinestate(self._work) == inspect.CORO_CREATED:
+                    raise  # it was not begun
+                # it may have cleaning up to do, and for that it needs the actor to itself
+                step, value = self._work.throw, error
+                continue
             try:
                 awaited = step(value)
             except StopIteration as stop:
@@ -37,6 +54,8 @@ class Stretches:
             try:
                 value = yield awaited
                 step = self._work.send
+            except GeneratorExit:  # the loop is gone; there is nobody left to wait for
+                raise
             except BaseException as error:
                 step, value = self._work.throw, error
 

@@ -17,7 +17,7 @@ import msgspec
 from perdure.actor.model import Actor, MethodOptions, options_of
 from perdure.actor.reference import Reference, Router, reference_class
 from perdure.base.codec import decoder, encode
-from perdure.base.errors import BadArgumentsError, DefinitionError
+from perdure.base.errors import BadArgumentsError, DefinitionError, UnencodableError
 from perdure.base.names import kebab_case, snake_case
 
 _SUSPENDING = {"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "SEND", "YIELD_VALUE"}
@@ -47,8 +47,8 @@ class Method:
         self.read = self.options.read
         self.can_wait = _can_wait(function)
         self.arguments_type, result_type = _signature(actor_type.actor_class, name, function)
-        self.decode_arguments = decoder(self.arguments_type).decode
-        self.decode_result = decoder(result_type).decode
+        self.decode_arguments = _decoder(f"{self}: its parameters", self.arguments_type)
+        self.decode_result = _decoder(f"{self}: its result", result_type)
         self.spread = _spreader(self.arguments_type.__struct_fields__)
         if self.read and self.options.loss_max_s is not None:
             raise DefinitionError(f"{self}: a @read method writes nothing, so it cannot be relaxed")
@@ -64,8 +64,10 @@ class Method:
         """Decode one JSON object into the arguments; raises BadArgumentsError naming the field."""
         try:
             return self.decode_arguments(body or b"{}")  # type: ignore[no-any-return]
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise bad_arguments(error) from None
+        except RecursionError:
+            raise BadArgumentsError("the arguments are nested too deeply") from None
 
     def arguments_from_text(self, values: dict[str, str]) -> msgspec.Struct:
         """Convert query parameters, which are all text; raises BadArgumentsError."""
@@ -84,12 +86,17 @@ class Method:
             raise BadArgumentsError(f"{self}: {error}") from None
         try:
             return self.arguments_from_json(encode(arguments))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise BadArgumentsError(f"{self}: {error}") from None
 
     def result_from_json(self, body: bytes) -> Any:
-        """The result as a value of its own, shared with nobody."""
-        return self.decode_result(body)
+        """The result as a value of its own, shared with nobody; raises UnencodableError."""
+        try:
+            return self.decode_result(body)
+        except msgspec.MsgspecError as error:
+            raise UnencodableError(
+                f"{self} returned something else than its annotation says: {error}"
+            ) from None
 
 
 class ActorType:
@@ -102,7 +109,7 @@ class ActorType:
         if self.name.startswith(("perdure_", "sqlite_")):
             raise DefinitionError(f"{actor_class.__name__}: names in {self.name!r} are reserved")
         _check_fields(actor_class)
-        self.decode_state = decoder(actor_class).decode
+        self.decode_state = _decoder(f"{actor_class.__name__}: its fields", actor_class)
         self.methods = {
             name: Method(self, name, function) for name, function in _functions(actor_class)
         }
@@ -128,7 +135,7 @@ def actor_type_of(actor_class: type[Actor]) -> ActorType:
     return ActorType(actor_class)
 
 
-def bad_arguments(error: msgspec.MsgspecError) -> BadArgumentsError:
+def bad_arguments(error: Exception) -> BadArgumentsError:
     """Turn `Expected int, got str - at $.qty` into an error that names the field `qty`."""
     text, _, path = str(error).partition(" - at `$")
     field = path.strip("`.") or None
@@ -140,9 +147,15 @@ def bad_arguments(error: msgspec.MsgspecError) -> BadArgumentsError:
 def _functions(actor_class: type[Actor]) -> Iterator[tuple[str, Callable[..., Any]]]:
     own = set(dir(Actor))
     for name in dir(actor_class):
-        if name in own or name.startswith("_") or name in actor_class.__struct_fields__:
+        if name.startswith("_") or name in actor_class.__struct_fields__:
             continue
         member = inspect.getattr_static(actor_class, name)
+        if name in own:
+            if member is not inspect.getattr_static(Actor, name):
+                raise DefinitionError(
+                    f"{actor_class.__name__}.{name}: that name belongs to Actor itself"
+                )
+            continue
         if inspect.iscoroutinefunction(member):
             yield name, member
         elif inspect.isfunction(member) and options_of(member) != MethodOptions():
@@ -171,20 +184,35 @@ def _signature(
     label = f"{actor_class.__name__}.{name}"
     try:
         hints = get_type_hints(function, include_extras=True)
-    except NameError as error:
+    except Exception as error:  # annotations are expressions: they may raise anything
         raise DefinitionError(f"{label}: its annotations cannot be read: {error}") from error
     fields: list[Any] = []
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             raise DefinitionError(f"{label}: *{parameter.name} has no place in a JSON object")
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            raise DefinitionError(
+                f"{label}: parameter {parameter.name} is keyword-only; leave the * out, "
+                "over HTTP arguments come by name anyway"
+            )
         if parameter.name not in hints:
             raise DefinitionError(f"{label}: parameter {parameter.name} has no type")
         field = (parameter.name, hints[parameter.name])
         if parameter.default is not parameter.empty:
             field = (*field, parameter.default)  # type: ignore[assignment]
         fields.append(field)
-    arguments = msgspec.defstruct(f"{label} arguments", fields, forbid_unknown_fields=True)
+    try:
+        arguments = msgspec.defstruct(f"{label} arguments", fields, forbid_unknown_fields=True)
+    except TypeError as error:  # a default that cannot be copied
+        raise DefinitionError(f"{label}: {error}") from error
     return arguments, hints.get("return", Any)
+
+
+def _decoder(label: str, wanted: Any) -> Callable[[bytes], Any]:
+    try:
+        return decoder(wanted).decode
+    except (TypeError, NameError) as error:  # a union JSON cannot tell apart, an unknown name
+        raise DefinitionError(f"{label} cannot be read from JSON: {error}") from error
 
 
 def _spreader(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:

@@ -89,7 +89,7 @@ class Actor(msgspec.Struct):
 
 def _turn() -> "Turn":
     turn = current_turn.get()
-    if turn is None:
+    if turn is None or turn.finished:  # finished: a task outlived the turn that began it
         raise NotRunningError("key, caller and save() exist only while an actor runs a method")
     return turn
 

@@ -63,11 +63,17 @@ class Turn:
         """Give the caller the error."""
         raise NotImplementedError
 
+    @property
+    def holds_alone(self) -> bool:
+        """True if this turn keeps its actor to itself, also while it waits. With an idempotency
+        key every turn does, since the answer and all that led to it commit as one."""
+        return self.request_id is not None or not self.method.options.interleave
+
     def holders(self) -> "Iterator[Turn]":
         """The turns of this call chain that keep their actors to themselves, innermost first."""
         turn: Turn | None = self
         while turn is not None:
-            if not turn.finished and not turn.method.options.interleave:
+            if not turn.finished and turn.holds_alone:
                 yield turn
             turn = turn.parent
 
@@ -92,7 +98,7 @@ def _leads_back(
     if target in held:
         return True
     running = target.running
-    if running is not None and target not in seen:
+    if running is not None and running.holds_alone and target not in seen:
         seen.add(target)
         for other in running.waits_for or ():
             if _leads_back(other, held, path, seen):

@@ -31,7 +31,7 @@ class Committer:
         self._filling: GroupCommit | None = None
         self._wanted = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-committer")
-        self._writing = False
+        self._writing: GroupCommit | None = None
         self._stopping = False
         self.commits = 0
         self.turns = 0
@@ -46,8 +46,8 @@ class Committer:
 
     @property
     def waiting_turns(self) -> int:
-        """Answers that wait in the commit that is filling up."""
-        return len(self._filling) if self._filling is not None else 0
+        """Answers that wait for a commit: the one being written, and the one filling up."""
+        return sum(len(commit) for commit in (self._writing, self._filling) if commit is not None)
 
     async def stop(self) -> None:
         """Write what is left, then end."""
@@ -63,8 +63,9 @@ class Committer:
                 if self._stopping:
                     return
                 continue
-            self._filling = None
+            self._filling, self._writing = None, commit
             await self._write(commit)
+            self._writing = None
             if self._stopping:
                 self._wanted.set()
 

@@ -172,9 +172,12 @@ class Node:
 
     async def _answer(self, turn: LocalTurn) -> bytes:
         try:
-            async with asyncio.timeout(max(turn.deadline_s - self._clock.monotonic_s(), 0)):
+            left_s = max(turn.deadline_s - self._clock.monotonic_s(), 0)
+            async with asyncio.timeout(left_s) as timeout:
                 return await turn.answer
         except TimeoutError:
+            if not timeout.expired():
+                raise  # the method's own
             raise DeadlineError(f"{turn} did not answer before its deadline") from None
 
     # -- what activations need -------------------------------------------------------------------
