@@ -1,0 +1,47 @@
+"""Helpers for tests, of applications as well as of Perdure itself."""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec
+
+from perdure.actor.model import Actor
+from perdure.base.limits import Limits
+from perdure.store.api import Store
+from perdure.store.memory import MemoryStore
+from perdure.web.app import App
+
+Parameters = ParamSpec("Parameters")
+
+
+def async_test(
+    function: Callable[Parameters, Coroutine[Any, Any, None]], *, within_s: float = 20.0
+) -> Callable[Parameters, None]:
+    """Make an `async def` test a plain one, with an event loop of its own and a deadline."""
+
+    @functools.wraps(function)
+    def test(*positional: Parameters.args, **named: Parameters.kwargs) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(within_s):
+                await function(*positional, **named)
+
+        asyncio.run(bounded())
+
+    return test
+
+
+@asynccontextmanager
+async def running(
+    *actors: type[Actor], store: Store | None = None, limits: Limits | None = None
+) -> AsyncIterator[App]:
+    """An App of these classes that runs within the block; on a memory store unless given one."""
+    app = App(*actors, store=store or MemoryStore(), limits=limits)
+    async with app:
+        yield app
+
+
+async def spin(rounds: int = 50) -> None:
+    """Let everything run that can run without time passing."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
