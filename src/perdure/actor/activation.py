@@ -320,6 +320,9 @@ class Activation:
         before = self.actor_type.decode_state(self.encoded)
         for field in before.__struct_fields__:
             setattr(self.actor, field, getattr(before, field))
+        # encoded anew: a set may come back in another order, which the next read would seem to
+        # have changed
+        self.encoded = encode(before)
 
     # -- committing ------------------------------------------------------------------------------
 

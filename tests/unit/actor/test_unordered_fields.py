@@ -1,4 +1,4 @@
-"""Sets have no order of their own, so decoding one may give another order than it was written in."""
+"""Sets have no order of their own: one may come back in another than it was written in."""
 
 import asyncio
 
@@ -18,7 +18,8 @@ class Tags(Actor):
 
     async def fill(self) -> None:
         self.numbers = set(range(200))
-        self.numbers -= set(range(200)) - {1, 64}
+        for number in set(range(200)) - {1, 64}:
+            self.numbers.discard(number)
 
     async def refuse(self) -> None:
         raise Refused
