@@ -63,7 +63,7 @@ async def _newest(app: App, actor_type: str) -> list[dict[str, Any]]:
     newest = nlargest(ROWS_SHOWN, stored, key=lambda row: row.updated_at_ms)
     return [
         {
-            "key": re.sub("(?<=.).*(?=@)", "…", row.key) if "@" in row.key else row.key[:14],
+            "key": re.sub("(?<=.).+(?=@)", "…", row.key) if "@" in row.key else row.key[:14],
             "version": row.version,
             "updated_at_s": row.updated_at_ms / 1000,
             "state": msgspec.json.format(_SECRET.sub(r"\1hidden", row.state.decode()), indent=2)[

@@ -134,12 +134,12 @@ function drawGround(c, t) {
 
 function drawHouses(c) {
   for (let i = 0; i < 12; i++) {
-    const [wall, roof] = HOUSES[(i * 5) % 6], x = i * 134 - 4, top = 82 + (i * 37) % 28;
+    const [wall, roof] = HOUSES[(i * 5) % 6], x = i * 134 - 4, top = 66 + (i * 37) % 22;
     box(x + 6, top + 8, 128, 214 - top, c.shade); box(x, top, 128, 208 - top, wall);
     pen.fillStyle = roof; pen.beginPath();
     if (i % 3 === 1) pen.rect(x - 5, top - 14, 138, 18); else { pen.moveTo(x - 8, top + 4); pen.lineTo(x + 64, top - 50); pen.lineTo(x + 136, top + 4); }
     pen.fill();
-    for (const wx of [18, 78]) box(x + wx, top + 12, 32, 26, c.lit, 4);
+    for (const wx of [18, 78]) box(x + wx, top + 14, 32, 26, c.lit, 4);
     box(x + 14, 138, 60, 44, c.lit, 4); box(x + 86, 144, 28, 64, roof, 4);
     for (let s = 0; s < 5; s++) box(x + 8 + s * 14, 124, 14, 16, s % 2 ? "#fff6dc" : roof, 0);
   }

@@ -1,0 +1,323 @@
+"""Main Street over plain HTTP: who gets in, who does not, and where the cart goes."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any
+
+import httpx
+from examples.main_street.app import app
+from examples.main_street.cart import Cart, merge
+from examples.main_street.plaza import Plaza, Visitor, Wish
+from examples.main_street.sessions import User
+
+HTTP, HTTPS = "http://street.test", "https://street.test"
+OWN = {"origin": HTTP}
+ADA = {"name": "Ada", "email": "Ada@Example.org ", "password": "correct horse battery"}
+
+Test = Callable[[], Coroutine[Any, Any, None]]
+
+
+def on_the_street(test: Test) -> Callable[[], None]:
+    """Run the test with the app on a store in memory."""
+
+    @wraps(test)
+    def run() -> None:
+        async def with_app() -> None:
+            await app.start("memory:")
+            try:
+                await test()
+            finally:
+                await app.stop()
+
+        asyncio.run(with_app())
+
+    return run
+
+
+@asynccontextmanager
+async def browser(base: str = HTTP) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"origin": base, "sec-fetch-site": "same-origin"}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers) as client:
+        yield client
+
+
+async def sign_up(client: httpx.AsyncClient, **changes: str) -> httpx.Response:
+    return await client.post("/signup", data=ADA | changes)
+
+
+async def log_in(client: httpx.AsyncClient, **changes: str) -> httpx.Response:
+    return await client.post("/login", data=ADA | changes)
+
+
+async def add(client: httpx.AsyncClient, sku: str, request_id: str = "") -> httpx.Response:
+    return await client.post("/cart/change", data={"sku": sku, "request_id": request_id})
+
+
+async def count(client: httpx.AsyncClient) -> int:
+    page = await client.get("/cart")
+    found = re.search('data-count="([0-9]+)"', page.text)
+    assert found
+    return int(found[1])
+
+
+@on_the_street
+async def test_a_form_of_another_site_is_refused() -> None:
+    async with browser() as client:
+        await sign_up(client)
+        for headers in (
+            {"sec-fetch-site": "cross-site"},
+            {"sec-fetch-site": "same-site"},
+            {"sec-fetch-site": "", "origin": "https://evil.test"},
+            {"sec-fetch-site": "", "origin": "null"},
+            {"sec-fetch-site": "", "origin": ""},
+        ):
+            for path in ("/cart/change", "/logout", "/login", "/memory/kill"):
+                answer = await client.post(path, data={"sku": "tea"}, headers=headers)
+                assert answer.status_code == 403, (headers, path)
+        assert await count(client) == 0
+        assert "Log out" in (await client.get("/")).text
+
+
+@on_the_street
+async def test_an_old_browser_that_only_says_its_origin_is_served() -> None:
+    async with browser() as client:
+        headers = {"sec-fetch-site": "", "origin": HTTP}
+        answer = await client.post("/cart/change", data={"sku": "tea"}, headers=headers)
+        assert answer.status_code == 303
+        assert await count(client) == 1
+
+
+@on_the_street
+async def test_cookies_are_out_of_reach_for_scripts_and_other_sites() -> None:
+    async with browser(HTTPS) as client:
+        cookies = [
+            (await add(client, "tea")).headers["set-cookie"],
+            (await sign_up(client)).headers["set-cookie"],
+        ]
+        for name, cookie in zip(("__Host-guest=", "__Host-session="), cookies, strict=True):
+            assert cookie.startswith(name)
+            flags = set(cookie.lower().split("; ")[1:])
+            assert {"httponly", "samesite=lax", "secure", "path=/"} <= flags
+            assert not [flag for flag in flags if flag.startswith("domain")]
+    async with browser(HTTP) as client:
+        await app_has_ada()
+        cookie = (await log_in(client)).headers["set-cookie"]
+        assert cookie.startswith("session=")
+        assert "secure" not in cookie.lower()
+
+
+async def app_has_ada() -> None:
+    async with browser() as client:
+        await sign_up(client)
+
+
+@on_the_street
+async def test_a_wrong_password_and_an_unknown_address_look_alike() -> None:
+    await app_has_ada()
+    async with browser() as client:
+        wrong = await log_in(client, password="a wrong password")
+        unknown = await log_in(client, email="nobody@example.org", password="a wrong password")
+        assert wrong.status_code == unknown.status_code == 401
+        assert _without_ids(wrong.text) == _without_ids(
+            unknown.text.replace("nobody@example.org", ADA["email"])
+        )
+        assert set(wrong.headers) == set(unknown.headers)
+        assert not client.cookies
+
+
+def _without_ids(page: str) -> str:
+    return re.sub('value="[^"]*"', "", page)
+
+
+@on_the_street
+async def test_guessing_is_slowed_down_whether_or_not_the_account_exists() -> None:
+    await app_has_ada()
+    async with browser() as client:
+        for email in (ADA["email"], "nobody@example.org"):
+            for _ in range(5):
+                answer = await log_in(client, email=email, password="a wrong password")
+                assert answer.status_code == 401
+            answer = await log_in(client, email=email)
+            assert answer.status_code == 429
+            assert "Wait" in answer.text
+
+
+@on_the_street
+async def test_the_right_password_clears_earlier_failures() -> None:
+    await app_has_ada()
+    async with browser() as client:
+        for _ in range(3):
+            for _ in range(4):
+                await log_in(client, password="a wrong password")
+            assert (await log_in(client)).status_code == 303
+
+
+@on_the_street
+async def test_an_address_is_one_account_however_it_is_typed() -> None:
+    await app_has_ada()
+    async with browser() as client:
+        assert (await log_in(client, email="ADA@example.ORG")).status_code == 303
+        assert (await sign_up(client, email="aDa@example.org")).status_code == 422
+
+
+@on_the_street
+async def test_a_log_in_gives_a_new_token_and_ends_the_one_before() -> None:
+    await app_has_ada()
+    async with browser() as client:
+        await log_in(client)
+        before = client.cookies["session"]
+        await log_in(client)
+        assert client.cookies["session"] != before
+        async with browser() as thief:
+            thief.cookies.set("session", before)
+            assert "Log out" not in (await thief.get("/")).text
+
+
+@on_the_street
+async def test_a_planted_token_is_never_adopted() -> None:
+    await app_has_ada()
+    async with browser() as client:
+        client.cookies.set("session", "planted", domain="street.test")
+        await log_in(client)
+        async with browser() as thief:
+            thief.cookies.set("session", "planted")
+            assert "Log out" not in (await thief.get("/")).text
+
+
+@on_the_street
+async def test_logging_out_ends_the_session_at_the_server() -> None:
+    async with browser() as client:
+        await sign_up(client)
+        token = client.cookies["session"]
+        await client.post("/logout")
+        async with browser() as thief:
+            thief.cookies.set("session", token)
+            assert "Log out" not in (await thief.get("/")).text
+            assert (await thief.get("/plaza")).headers["location"] == "/login?next=/plaza"
+
+
+@on_the_street
+async def test_a_guests_cart_becomes_the_users_at_log_in() -> None:
+    async with browser() as client:
+        await add(client, "tea")
+        await sign_up(client)
+        await client.post("/logout")
+        for sku in ("tea", "kite", "kite"):
+            await add(client, sku)
+        assert client.cookies["guest"]
+        await log_in(client)
+        assert await count(client) == 4
+        assert "guest" not in client.cookies
+        assert await count(client) == 4
+
+
+@on_the_street
+async def test_merging_twice_is_merging_once() -> None:
+    await Cart.at("guest-1").add("tea")
+    await Cart.at("user").add("tea")
+    await merge("guest-1", "user")
+    await merge("guest-1", "user")
+    assert (await Cart.at("user").view()).lines == {"tea": 2}
+    assert (await Cart.at("guest-1").view()).lines == {}
+
+
+@on_the_street
+async def test_a_merge_that_died_at_any_point_is_finished_by_the_next() -> None:
+    for steps in range(4):
+        guest, user = f"guest-{steps}", f"user-{steps}"
+        await Cart.at(guest).add("tea")
+        if steps > 0:
+            lines = await Cart.at(guest).give_to(user)
+        if steps > 1:
+            await Cart.at(user).absorb(guest, lines)
+        if steps > 2:
+            await Cart.at(guest).empty()
+        await merge(guest, user)
+        assert (await Cart.at(user).view()).lines == {"tea": 1}
+        assert (await Cart.at(guest).view()).lines == {}
+
+
+@on_the_street
+async def test_a_guests_cart_goes_to_its_first_taker_only() -> None:
+    await Cart.at("guest-1").add("tea")
+    await Cart.at("guest-1").give_to("first")
+    await merge("guest-1", "second")
+    assert (await Cart.at("second").view()).lines == {}
+    await merge("guest-1", "first")
+    assert (await Cart.at("first").view()).lines == {"tea": 1}
+
+
+@on_the_street
+async def test_a_click_sent_twice_counts_once() -> None:
+    async with browser() as client:
+        await sign_up(client)
+        for _ in range(2):
+            await add(client, "tea", "one-click")
+        assert await count(client) == 1
+        for _ in range(2):
+            await client.post("/cart/check-out", data={"request_id": "one-order"})
+        assert (await client.get("/cart")).text.count("1 × Harbour tea") == 1
+
+
+@on_the_street
+async def test_only_the_owner_reaches_a_cart_over_http() -> None:
+    async with browser() as ada, browser() as guest:
+        await sign_up(ada)
+        await add(ada, "tea")
+        plaza = await Plaza.at("main").tick(1.0, [])
+        assert plaza == {}
+        rows = await app.store.scan("cart", "", 10)
+        assert len(rows) == 1
+        path = f"/cart/{rows[0].key}/view"
+        assert (await ada.get(path)).json()["lines"] == {"tea": 1}
+        assert (await guest.get(path)).status_code == 401
+        await sign_up(guest, email="eve@example.org")
+        assert (await guest.get(path)).status_code == 403
+
+
+@on_the_street
+async def test_next_leads_nowhere_else() -> None:
+    await app_has_ada()
+    async with browser() as client:
+        for place in ("//evil.test", "https://evil.test", "/\\evil.test", "/logout"):
+            assert (await log_in(client, next=place)).headers["location"] == "/"
+        assert (await log_in(client, next="/plaza")).headers["location"] == "/plaza"
+
+
+@on_the_street
+async def test_scripts_come_from_the_shop_alone() -> None:
+    async with browser() as client:
+        for path in ("/", "/cart", "/login", "/signup", "/memory", "/nothing"):
+            page = await client.get(path)
+            policy = page.headers["content-security-policy"]
+            assert "script-src 'self';" in policy
+            assert "unsafe" not in policy
+            assert not re.search(r"<script(?![^>]* src=)| on\w+=| style=|https?://", page.text)
+
+
+@on_the_street
+async def test_nobody_can_kill_the_server_unless_it_is_a_demo() -> None:
+    async with browser() as client:
+        await sign_up(client)
+        assert (await client.post("/memory/kill")).status_code == 403
+        assert "expires_at_s" not in (await client.get("/memory")).text
+
+
+@on_the_street
+async def test_people_walk_at_one_speed_and_stay_on_the_map() -> None:
+    plaza, ada = Plaza.at("main"), User("a", "Ada", "#d9482b")
+    start = (await plaza.tick(0.0, [Visitor(ada)]))["a"]
+    moved = (await plaza.tick(0.1, [Visitor(ada, Wish(dx=9.0))]))["a"]
+    assert (round(moved.x - start.x, 1), moved.y) == (26.0, start.y)
+    for tick in range(100):
+        player = (await plaza.tick(0.3 + tick * 0.2, [Visitor(ada, Wish(dx=1.0, dy=1.0))]))["a"]
+    assert (player.x, player.y) == (1560.0, 960.0)
+    there = (await plaza.tick(20.2, [Visitor(ada, Wish(to=(1550.0, 960.0)))]))["a"]
+    assert (there.x, there.y) == (1550.0, 960.0)
+    assert await plaza.tick(60.0, []) == {}  # away, but not forgotten
+    back = (await plaza.tick(60.1, [Visitor(ada)]))["a"]
+    assert (back.x, back.y) == (1550.0, 960.0)
