@@ -28,7 +28,7 @@ def drive(
     seed: int,
 ) -> dict:
     """Run wrk for `duration_s` against `processes`; return rates a second and latencies in ms."""
-    command = ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(LOAD_CORE), "wrk"]
+    command = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(LOAD_CORE), "wrk"]
     command += ["--threads", "1", "--connections", str(connections), "--timeout", "15s"]
     command += ["--duration", f"{max(1, round(duration_s))}s", "--script", str(SCRIPT)]
     command += [f"http://127.0.0.1:{port}/", "--", path, str(keys_count), str(seed)]

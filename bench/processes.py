@@ -1,7 +1,7 @@
 """Processes that the benchmark starts: pinned to one core, ended by their id whatever happens.
 
-Every child leads a process group of its own and dies with its parent (`setpriv --pdeathsig`), so
-neither Ctrl-C nor a killed benchmark leaves a server behind.
+Every child leads a process group of its own, which is killed with it. Should the benchmark itself
+be killed, the kernel asks its children to end (`setpriv --pdeathsig TERM`), and they ask theirs.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Processes:
     ) -> subprocess.Popen:
         """Start one process on `core`; its output goes to a file shown when it fails."""
         log_path = self._log_directory / f"{name}.log"
-        prefix = ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(core)]
+        prefix = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core)]
         with log_path.open("wb") as log:
             child = subprocess.Popen(
                 [*prefix, *map(str, command)],

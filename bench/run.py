@@ -47,7 +47,8 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Measure, print, write; return 1 when a check failed."""
     options = parse_options(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores SIGINT
+        signal.signal(number, signal.default_int_handler)
     results = {
         "command": shlex.join(["scripts/bench", *arguments]),
         "machine": machine.describe(options.data_root),

@@ -67,7 +67,8 @@ def _start_handlers(processes: Processes, port: int) -> None:
     # Granian, because with it Restate answers twice as many calls as with Hypercorn.
     command = [
         BIN / "python", "-m", "granian", "bench.apps.restate_cart:app",
-        "--interface", "asgi", "--http", "2", "--workers", "1", "--log-level", "warning",
+        "--interface", "asgi", "--http", "2", "--workers", "1", "--workers-kill-timeout", "3",
+        "--log-level", "warning",
         "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
     processes.start("handlers", command, directory=ROOT)
