@@ -69,17 +69,20 @@ class Supervisor:
             if self._stop.is_set():
                 self._child.send_signal(signal.SIGTERM)
             code = self._child.wait()
-            ours.setblocking(False)
-            try:
-                return code, ours.recv(1) == b"r"
-            except BlockingIOError:
-                return code, False
+            return code, _said_ready(ours)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         child = self._child
         if child is not None and child.poll() is None:
             child.send_signal(signal.SIGKILL if self._stop.is_set() else signal.SIGTERM)
         self._stop.set()
+
+
+def _said_ready(ours: socket.socket) -> bool:
+    try:
+        return ours.recv(1, socket.MSG_DONTWAIT) == b"r"
+    except OSError:  # nothing was said, or the child left without listening
+        return False
 
 
 def _how(code: int) -> str:
