@@ -1,4 +1,4 @@
-"""`perdure run`: check what was asked for, bind the address, and serve with or without supervisor."""
+"""`perdure run`: check what was asked for, bind the address, and serve."""
 
 import msgspec
 

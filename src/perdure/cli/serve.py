@@ -27,6 +27,8 @@ from perdure.web.server import Server
 
 log = logging.getLogger("perdure.server")
 
+_FIRST_TIME = b"1"  # what the supervisor sends to its first child only
+
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `perdure run` was told."""
@@ -41,13 +43,13 @@ def serve(options: ServeOptions, bound: socket.socket, supervisor: socket.socket
     """Serve until told to stop; returns the exit code.
 
     Args:
-        supervisor: hears one byte when the server is ready; when it closes, the server stops.
+        supervisor: tells whether this is its first child, hears one byte when the server is ready,
+            and when it closes, the server stops.
     """
     set_up_logs(options.log_level, options.log_format)
     try:
         app = load_app(options.target)
-        _greet(options, app, bound, is_first=supervisor is None or _is_first(supervisor))
-        return uvloop.run(_serve(app, options.store, bound, supervisor))
+        return uvloop.run(_serve(app, options, bound, supervisor))
     except PerdureError as error:
         failure = failure_of(error)
     except Failure as error:
@@ -57,7 +59,7 @@ def serve(options: ServeOptions, bound: socket.socket, supervisor: socket.socket
 
 
 async def _serve(
-    app: App, store: str, bound: socket.socket, supervisor: socket.socket | None
+    app: App, options: ServeOptions, bound: socket.socket, supervisor: socket.socket | None
 ) -> int:
     stop, exit_code = asyncio.Event(), 0
 
@@ -70,12 +72,14 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await app.start(store, broken)
+    await app.start(options.store, broken)
     lifespan = Lifespan(app.mount) if app.mount is not None else None
     if lifespan is not None:
         await lifespan.startup()
     server = Server(app, app.mount, app.limits, state=lifespan.state if lifespan else None)
     await server.start([bound])
+    if supervisor is None or supervisor.recv(1) == _FIRST_TIME:
+        _greet(options, app, bound)
     if supervisor is not None:
         supervisor.send(b"r")
         loop.add_reader(supervisor, stop.set)  # readable means closed: the supervisor is gone
@@ -91,9 +95,7 @@ async def _serve(
     return exit_code
 
 
-def _greet(options: ServeOptions, app: App, bound: socket.socket, *, is_first: bool) -> None:
-    if not is_first:
-        return
+def _greet(options: ServeOptions, app: App, bound: socket.socket) -> None:
     where = options.store.removeprefix("sqlite:")
     print(  # noqa: T201
         f"Perdure is serving {options.target} on {url_of(bound)} (data in {where})", flush=True
@@ -102,10 +104,6 @@ def _greet(options: ServeOptions, app: App, bound: socket.socket, *, is_first: b
         log.warning(
             "no identify: everyone who can reach this address can call every exposed method"
         )
-
-
-def _is_first(supervisor: socket.socket) -> bool:
-    return supervisor.recv(1) == b"1"
 
 
 def main() -> None:
