@@ -58,6 +58,8 @@ def _import(name: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise Failure(f"there is no file {path}", "give a .py file or a module", exit_code=NO_INPUT)
+    if (path.parent / "__init__.py").is_file():
+        return _import_from_package(path.resolve())
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
     if spec is None or spec.loader is None:
@@ -66,6 +68,16 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[path.stem] = module  # as an import would: dataclasses and typing look there
     spec.loader.exec_module(module)
     return module
+
+
+def _import_from_package(path: Path) -> ModuleType:
+    """Import a file that is part of a package as that, so that its relative imports work."""
+    names, directory = [path.stem], path.parent
+    while (directory / "__init__.py").is_file():
+        names.append(directory.name)
+        directory = directory.parent
+    sys.path.insert(0, str(directory))
+    return importlib.import_module(".".join(reversed(names)))
 
 
 def _own_part(error: Exception) -> str:
