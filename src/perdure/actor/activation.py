@@ -81,6 +81,7 @@ class Activation:
         "commit",
         "dead",
         "encoded",
+        "flush_due_s",
         "key",
         "loading",
         "records",
@@ -106,6 +107,7 @@ class Activation:
         self.sharing = 0  # interleaving turns under way
         self.resuming: deque[tuple[Turn, asyncio.Future[None]]] | None = None  # want to go on
         self.relaxed = False  # `encoded` is ahead of every commit
+        self.flush_due_s = 0.0  # when the flush that was asked for comes; past: there is none
         self.records: dict[str, RequestRecord] | None = None  # answers not yet durable
         self.touched = True  # since the last sweep
         self._mailbox: deque[Turn] | None = None  # most actors never need one
@@ -258,8 +260,7 @@ class Activation:
         elif turn.request_id is not None:
             self._remember(turn, turn.request_id, body)
         elif written and turn.method.options.loss_max_s is not None:
-            self.relaxed = True
-            self._host.flush_later(self, turn.method.options.loss_max_s)
+            self._flush_within(turn.method.options.loss_max_s)
             if self.commit is not None:
                 self.commit.hold(turn, body)  # relaxed is its own change, not what others wrote
             else:
@@ -341,6 +342,14 @@ class Activation:
         if self.commit is commit:
             self.commit = None
             self.records = None
+
+    def _flush_within(self, loss_max_s: float) -> None:
+        """See that what a relaxed turn changed is committed in time: one flush for many turns."""
+        self.relaxed = True
+        now_s = self._host.now_s()
+        if self.flush_due_s <= now_s or now_s + loss_max_s < self.flush_due_s:
+            self.flush_due_s = now_s + loss_max_s
+            self._host.flush_later(self, loss_max_s)
 
     def flush(self) -> None:
         """Commit what relaxed turns have changed."""
