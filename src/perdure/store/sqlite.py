@@ -9,7 +9,6 @@ the GIL for each, and the writer would have to win it back from a busy event loo
 """
 
 import asyncio
-import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,13 +17,13 @@ from typing import Any, TypeVar
 import apsw
 
 from perdure.base import points
-from perdure.base.errors import ConflictError, StoreBrokenError, StoreCorruptError, StoreError
+from perdure.base.errors import ConflictError, StoreBrokenError, StoreError
 from perdure.store.api import ActorWrite, Batch, RequestRecord, StoredActor
 from perdure.store.sqlite_file import FILE_NAME, DirectoryLock, open_database, store_error
+from perdure.store.sqlite_reader import ROW, SqliteReader, record_checksum, row_checksum
 
 _CHUNKS = (256, 64, 16, 4, 1)  # rows per statement; SQLite keeps each prepared
 _CHECKPOINT_PAGES = 4_000  # 16 MiB of WAL
-_ROW = "key, state, version, checksum, created_at_ms, updated_at_ms"
 
 _Item = TypeVar("_Item")
 
@@ -48,8 +47,7 @@ class SqliteStore:
         try:
             self._writer = open_database(self._directory, self._lock, actor_types)
             self._writer.set_wal_hook(self._on_wal)
-            self._reader = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
-            self._reader.execute("PRAGMA cache_size = -16384")
+            self._reader = SqliteReader(self._directory)
         except BaseException:
             self._lock.release()
             raise
@@ -58,25 +56,12 @@ class SqliteStore:
         self._broken = None
 
     async def load(self, actor_type: str, key: str) -> StoredActor | None:
-        row = self._read_one(f'SELECT {_ROW} FROM "{actor_type}" WHERE key = ?', (key,))
-        return self._stored_actor(actor_type, row) if row else None
+        return self._reader.load(actor_type, key)
 
     async def find_request(
         self, actor_type: str, key: str, request_id: str
     ) -> RequestRecord | None:
-        row = self._read_one(
-            "SELECT fingerprint, reply, checksum FROM perdure_request"
-            " WHERE actor_type = ? AND key = ? AND request_id = ?",
-            (actor_type, key, request_id),
-        )
-        if not row:
-            return None
-        record = RequestRecord(actor_type, key, request_id, row[0], row[1])
-        if row[2] != _record_checksum(record):
-            raise StoreCorruptError(
-                f"{self._path}: a remembered answer of {actor_type}/{key} does not fit its checksum"
-            )
-        return record
+        return self._reader.find_request(actor_type, key, request_id)
 
     async def commit(self, batch: Batch) -> None:
         if self._broken:
@@ -93,46 +78,17 @@ class SqliteStore:
         return await loop.run_in_executor(self._thread, self._delete_requests, before_ms, limit)
 
     async def actor_types(self) -> dict[str, int]:
-        names = self._read_all(
-            "SELECT name FROM sqlite_schema WHERE type = 'table'"
-            " AND name NOT GLOB 'perdure_*' AND name NOT GLOB 'sqlite_*' ORDER BY name"
-        )
-        counts = {name: self._read_all(f'SELECT count(*) FROM "{name}"')[0][0] for (name,) in names}
+        counts = {name: self._reader.count(name) for name in self._reader.actor_tables()}
         return {name: count for name, count in counts.items() if count}
 
     async def scan(self, actor_type: str, after: str, limit: int) -> list[StoredActor]:
-        rows = self._read_all(
-            f'SELECT {_ROW} FROM "{actor_type}" WHERE key > ? ORDER BY key LIMIT ?', (after, limit)
-        )
-        return [self._stored_actor(actor_type, row) for row in rows]
+        return self._reader.scan(actor_type, after, limit)
 
     async def close(self) -> None:
         self._thread.shutdown(wait=True)
         self._reader.close()
         self._writer.close()
         self._lock.release()
-
-    # -- reading, on the event loop --------------------------------------------------------------
-
-    def _read_one(self, sql: str, values: tuple[Any, ...]) -> Any:
-        rows = self._read_all(sql, values)
-        return rows[0] if rows else None
-
-    def _read_all(self, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        try:
-            return self._reader.execute(sql, values).fetchall()
-        except apsw.Error as error:
-            raise store_error(error, self._path) from error
-
-    def _stored_actor(self, actor_type: str, row: Any) -> StoredActor:
-        key, state, version, checksum, created_at_ms, updated_at_ms = row
-        encoded = state.encode()
-        if checksum != _checksum(key, version, encoded):
-            raise StoreCorruptError(
-                f"{self._path}: the row of {actor_type}/{key} does not fit its checksum; it was "
-                "damaged, or edited by hand (use perdure state import for that)"
-            )
-        return StoredActor(key, encoded, version, created_at_ms, updated_at_ms)
 
     # -- writing, in the writer thread -----------------------------------------------------------
 
@@ -201,15 +157,6 @@ class SqliteStore:
         return self._writer.changes()
 
 
-def _checksum(key: str, version: int, state: bytes) -> int:
-    return zlib.crc32(state, zlib.crc32(b"%d %s" % (version, key.encode())))
-
-
-def _record_checksum(record: RequestRecord) -> int:
-    name = f"{record.actor_type} {record.key} {record.request_id}".encode()
-    return zlib.crc32(record.reply, zlib.crc32(record.fingerprint, zlib.crc32(name)))
-
-
 def _statements(batch: Batch) -> list[tuple[str, list[Any], int]]:
     """The batch as (SQL, bound values, number of rows that must change)."""
     created: dict[str, list[ActorWrite]] = {}
@@ -238,7 +185,7 @@ def _chunks(items: Sequence[_Item]) -> Iterable[Sequence[_Item]]:
 
 
 def _insert_sql(name: str, rows: int) -> str:
-    return f'INSERT INTO "{name}" ({_ROW}) VALUES ' + ",".join(["(?,?,?,?,?,?)"] * rows)
+    return f'INSERT INTO "{name}" ({ROW}) VALUES ' + ",".join(["(?,?,?,?,?,?)"] * rows)
 
 
 def _update_sql(name: str, rows: int) -> str:
@@ -258,7 +205,7 @@ def _values(writes: Sequence[ActorWrite], at_ms: int, times: int) -> list[Any]:
     values: list[Any] = []
     for write in writes:
         values += (write.key, write.state.decode(), write.version)
-        values.append(_checksum(write.key, write.version, write.state))
+        values.append(row_checksum(write.key, write.version, write.state))
         values += (at_ms,) * times
     return values
 
@@ -267,5 +214,5 @@ def _request_values(records: Sequence[RequestRecord], at_ms: int) -> list[Any]:
     values: list[Any] = []
     for record in records:
         values += (record.actor_type, record.key, record.request_id)
-        values += (record.fingerprint, record.reply, _record_checksum(record), at_ms)
+        values += (record.fingerprint, record.reply, record_checksum(record), at_ms)
     return values

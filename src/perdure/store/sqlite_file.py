@@ -29,7 +29,7 @@ FORMAT = 1  # `user_version`; raise it with every change to the tables, and migr
 APPLICATION_ID = 0x50455244  # "PERD"
 CHECK_BYTES_MAX = 32 << 20  # larger files would delay the start; row checksums guard them
 _HEADER_BYTES = 100
-_BUSY_TIMEOUT_MS = 5_000  # for somebody who looks in with the sqlite3 shell
+BUSY_TIMEOUT_MS = 5_000  # for somebody who looks in with the sqlite3 shell
 
 _REQUEST_TABLE = """
 CREATE TABLE IF NOT EXISTS perdure_request (
@@ -103,8 +103,7 @@ def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) ->
     path = directory / FILE_NAME
     size = path.stat().st_size if path.exists() else 0
     is_new = size == 0
-    if 0 < size < _HEADER_BYTES:  # SQLite would take a file of one byte for a new one
-        raise StoreCorruptError(f"{path} is cut short: {size} bytes; restore a backup")
+    refuse_short_file(path)
     if is_new and lock.was_owned_before():
         raise StoreCorruptError(
             f"{path} is missing or empty, but this directory held a store before; "
@@ -112,8 +111,8 @@ def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) ->
         )
     try:
         connection = apsw.Connection(str(path))
-        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-        _check_format(connection, path, is_new=is_new)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        check_format(connection, path, is_new=is_new)
         connection.execute("PRAGMA journal_mode = WAL")
         # FULL: each commit is synced before it returns. NORMAL would lose it in a power cut.
         connection.execute("PRAGMA synchronous = FULL")
@@ -140,7 +139,15 @@ def store_error(error: apsw.Error, path: Path) -> StoreError:
     return StoreError(f"{path}: {error}")
 
 
-def _check_format(connection: apsw.Connection, path: Path, *, is_new: bool) -> None:
+def refuse_short_file(path: Path) -> None:
+    """Raise StoreCorruptError for a stump, which SQLite would take for a new database."""
+    size = path.stat().st_size if path.exists() else 0
+    if 0 < size < _HEADER_BYTES:
+        raise StoreCorruptError(f"{path} is cut short: {size} bytes; restore a backup")
+
+
+def check_format(connection: apsw.Connection, path: Path, *, is_new: bool) -> None:
+    """Raise StoreCorruptError or StoreFormatError unless this is a store that can be read."""
     application_id = connection.pragma("application_id")
     stored_format = connection.pragma("user_version")
     if is_new or (application_id == 0 and not connection.pragma("schema_version")):

@@ -1,0 +1,86 @@
+"""`perdure check`: load an app and say what it is: actors, fields, routes, limits."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from perdure.actor.methods import ActorType, Method
+from perdure.base.limits import Limits
+from perdure.cli.loading import load_app
+from perdure.cli.tables import columns
+from perdure.web.app import App
+
+_INDENT = 2
+
+
+def check_app(target: str, console: Console) -> None:
+    """Print what the app consists of; raises Failure if it cannot be loaded."""
+    app = load_app(target)
+    default_access = "signed_in" if app.identify else "anyone"
+    for actor_type in app.actor_types:
+        name = actor_type.actor_class.__name__
+        console.print(f"{name}, stored in table {actor_type.name}", style="bold")
+        console.print(columns(_fields(actor_type), indent=_INDENT))
+        console.print(columns(_methods(actor_type, default_access), indent=_INDENT))
+        console.print()
+    console.print("App", style="bold")
+    console.print(columns(_settings(app, default_access), indent=_INDENT))
+    console.print()
+    console.print("Limits, * where they are not the default", style="bold")
+    console.print(columns(_limits(app.limits), indent=_INDENT))
+
+
+def _fields(actor_type: ActorType) -> Iterator[tuple[str, str]]:
+    for field in msgspec.structs.fields(actor_type.actor_class):
+        yield f"{field.name}:", f"{_type_name(field.type)} = {_default(field)}"
+
+
+def _methods(actor_type: ActorType, default_access: str) -> Iterator[tuple[str, ...]]:
+    for method in actor_type.methods.values():
+        if method.options.exposed:
+            path = f"/{actor_type.route_name}/{{key}}/{method.name}"
+            verbs = "GET, POST" if method.read else "POST"
+            access = _access_name(method.options.access or default_access)
+            yield verbs, path, access, _kind(method)
+        else:
+            yield "–", f"{method.name}()", "code of the app only", _kind(method)
+
+
+def _kind(method: Method) -> str:
+    options = method.options
+    kinds = ["read"] * options.read + ["interleave"] * options.interleave
+    if options.loss_max_s is not None:
+        kinds.append(f"relaxed, loses at most {options.loss_max_s:g} s")
+    return ", ".join(kinds)
+
+
+def _settings(app: App, default_access: str) -> Iterator[tuple[str, str]]:
+    yield "identify:", _access_name(app.identify) if app.identify else "none, all are guests"
+    yield "access by default:", default_access
+    yield "mounted app:", _access_name(app.mount) if app.mount is not None else "none"
+
+
+def _limits(limits: Limits) -> Iterator[tuple[str, str]]:
+    for field in msgspec.structs.fields(limits):
+        value = getattr(limits, field.name)
+        yield f"{field.name}:", f"{value:,}" + (" *" if value != field.default else "")
+
+
+def _type_name(wanted: Any) -> str:
+    return wanted.__name__ if isinstance(wanted, type) and not _arguments(wanted) else str(wanted)
+
+
+def _arguments(wanted: Any) -> Any:
+    return getattr(wanted, "__args__", ())
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.default is not msgspec.NODEFAULT:
+        return repr(field.default)
+    return f"{getattr(field.default_factory, '__name__', 'a factory')}()"
+
+
+def _access_name(rule: Any) -> str:
+    return rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)

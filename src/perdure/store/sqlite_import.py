@@ -1,0 +1,86 @@
+"""Puts whole actors into a SQLite store, with the versions and times they had elsewhere.
+
+The only way to write that bypasses turns. It owns the directory meanwhile, so no server can run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from perdure.base.errors import ConflictError, StoreError
+from perdure.store.api import StoredActor
+from perdure.store.sqlite_file import (
+    FILE_NAME,
+    DirectoryLock,
+    actor_table_sql,
+    open_database,
+    store_error,
+)
+from perdure.store.sqlite_reader import ROW, row_checksum
+
+
+class SqliteImport:
+    """A store in `directory`, open for taking in actors; made if it does not exist."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE_NAME
+        self._lock = DirectoryLock(directory)
+        self._tables: set[str] = set()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
+        except OSError as error:
+            raise StoreError(f"{directory} cannot be used: {error.strerror}") from error
+        try:
+            self._connection = open_database(directory, self._lock, ())
+        except BaseException:
+            self._lock.release()
+            raise
+        self._lock.sign()
+
+    def close(self) -> None:
+        """Give up ownership."""
+        self._connection.close()
+        self._lock.release()
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """All that is put within the block becomes durable together, or none of it."""
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            self._tables.clear()  # a table made in this batch is gone with it
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def put(self, actor_type: str, actor: StoredActor, *, replace: bool) -> None:
+        """Write one actor as it is; raises ConflictError if it is there and may not be replaced."""
+        if actor_type not in self._tables:
+            self._execute(actor_table_sql(actor_type))
+            self._tables.add(actor_type)
+        values = (
+            actor.key,
+            actor.state.decode(),
+            actor.version,
+            row_checksum(actor.key, actor.version, actor.state),
+            actor.created_at_ms,
+            actor.updated_at_ms,
+        )
+        verb = "INSERT OR REPLACE" if replace else "INSERT"
+        try:
+            self._execute(f'{verb} INTO "{actor_type}" ({ROW}) VALUES (?,?,?,?,?,?)', values)
+        except apsw.ConstraintError:
+            raise ConflictError(f"{actor_type}/{actor.key} is in the store already") from None
+
+    def _execute(self, sql: str, values: tuple[object, ...] = ()) -> None:
+        try:
+            self._connection.execute(sql, values)
+        except apsw.ConstraintError:
+            raise
+        except apsw.Error as error:
+            raise store_error(error, self._path) from error

@@ -1,0 +1,197 @@
+"""Reads a SQLite store, without owning it: for the store itself, and for tools that look in.
+
+WAL lets any number of readers see committed data while the owner writes. Every row is held against
+its checksum before anybody sees it.
+"""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from perdure.base.errors import StoreCorruptError, StoreError
+from perdure.store.api import RequestRecord, StoredActor
+from perdure.store.sqlite_file import (
+    BUSY_TIMEOUT_MS,
+    FILE_NAME,
+    check_format,
+    refuse_short_file,
+    store_error,
+)
+
+ROW = "key, state, version, checksum, created_at_ms, updated_at_ms"
+
+# What SQL may do here. `query_only` and a read-only file would still let VACUUM INTO and ATTACH
+# make files elsewhere.
+_ALLOWED = {
+    apsw.SQLITE_SELECT,
+    apsw.SQLITE_READ,
+    apsw.SQLITE_FUNCTION,
+    apsw.SQLITE_RECURSIVE,
+}
+_ALLOWED_PRAGMAS = {"table_list", "table_info", "table_xinfo", "index_list", "index_info"}
+_INTERRUPT_EVERY_STEPS = 100_000
+
+
+class SqliteReader:
+    """An open database that cannot be written through this object.
+
+    Every method may raise StoreError; those that give rows StoreCorruptError for a damaged one.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE_NAME
+        try:
+            self._connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
+            self._connection.execute("PRAGMA cache_size = -16384")
+        except apsw.Error as error:
+            raise store_error(error, self._path) from error
+
+    @classmethod
+    def of_store(cls, directory: Path) -> "SqliteReader":
+        """Look into a store that another process may own.
+
+        Raises StoreError if there is none, StoreCorruptError and StoreFormatError.
+        """
+        path = directory / FILE_NAME
+        if not path.is_file():
+            raise StoreError(f"there is no store in {directory}")
+        refuse_short_file(path)
+        reader = cls(directory)
+        reader._check()
+        return reader
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def load(self, actor_type: str, key: str) -> StoredActor | None:
+        """The last committed state, or None."""
+        rows = self._all(f'SELECT {ROW} FROM "{actor_type}" WHERE key = ?', (key,))
+        return self._stored_actor(actor_type, rows[0]) if rows else None
+
+    def find_request(self, actor_type: str, key: str, request_id: str) -> RequestRecord | None:
+        """The remembered answer to an idempotency key, or None."""
+        rows = self._all(
+            "SELECT fingerprint, reply, checksum FROM perdure_request"
+            " WHERE actor_type = ? AND key = ? AND request_id = ?",
+            (actor_type, key, request_id),
+        )
+        if not rows:
+            return None
+        [(fingerprint, reply, checksum)] = rows
+        record = RequestRecord(actor_type, key, request_id, fingerprint, reply)
+        if checksum != record_checksum(record):
+            raise StoreCorruptError(
+                f"{self._path}: a remembered answer of {actor_type}/{key} does not fit its checksum"
+            )
+        return record
+
+    def actor_tables(self) -> list[str]:
+        """The names of all actor types that ever had a table here, sorted."""
+        rows = self._all(
+            "SELECT name FROM sqlite_schema WHERE type = 'table'"
+            " AND name NOT GLOB 'perdure_*' AND name NOT GLOB 'sqlite_*' ORDER BY name"
+        )
+        return [name for (name,) in rows]
+
+    def count(self, actor_type: str) -> int:
+        """How many actors of this type are stored."""
+        [(count,)] = self._all(f'SELECT count(*) FROM "{actor_type}"')
+        assert isinstance(count, int)
+        return count
+
+    def scan(self, actor_type: str, after: str, limit: int) -> list[StoredActor]:
+        """Up to `limit` actors with keys greater than `after`, in key order."""
+        rows = self._all(
+            f'SELECT {ROW} FROM "{actor_type}" WHERE key > ? ORDER BY key LIMIT ?', (after, limit)
+        )
+        return [self._stored_actor(actor_type, row) for row in rows]
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read within the block is of one moment. Keep it short: see `query`."""
+        self._all("BEGIN")
+        try:
+            yield
+        finally:
+            self._all("ROLLBACK")
+
+    def query(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """Run one SELECT; returns the names of its columns, and its rows as they are found.
+
+        Whatever is not a question is refused with StoreError. While rows are left to be fetched,
+        the owner cannot shorten its WAL.
+        """
+        self._connection.execute("PRAGMA query_only = ON")
+        self._connection.set_progress_handler(lambda: False, _INTERRUPT_EVERY_STEPS)  # for Ctrl-C
+        self._connection.authorizer = _authorize
+        names: list[str] = []
+
+        def started(cursor: apsw.Cursor, _sql: str, _values: Any) -> bool:
+            # here and not from the result: without rows SQLite forgets the columns at once
+            names[:] = [column[0] for column in cursor.get_description()]
+            return True
+
+        cursor = self._connection.cursor()
+        cursor.exec_trace = started
+        try:
+            cursor.execute(sql)
+        except apsw.Error as error:
+            raise self._query_error(error) from error
+        return names, self._rows(cursor)
+
+    def _rows(self, cursor: apsw.Cursor) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from cursor
+        except apsw.Error as error:
+            raise self._query_error(error) from error
+
+    def _query_error(self, error: apsw.Error) -> StoreError:
+        if isinstance(error, apsw.AuthError | apsw.ReadOnlyError):
+            return StoreError(f"only SELECT is allowed here ({error})")
+        if isinstance(error, apsw.SQLError):
+            return StoreError(f"SQLite says: {error}")
+        return store_error(error, self._path)
+
+    def _check(self) -> None:
+        try:
+            self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            check_format(self._connection, self._path, is_new=False)
+        except apsw.Error as error:
+            raise store_error(error, self._path) from error
+
+    def _all(self, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except apsw.Error as error:
+            raise store_error(error, self._path) from error
+
+    def _stored_actor(self, actor_type: str, row: Any) -> StoredActor:
+        key, state, version, checksum, created_at_ms, updated_at_ms = row
+        encoded = state.encode()
+        if checksum != row_checksum(key, version, encoded):
+            raise StoreCorruptError(
+                f"{self._path}: the row of {actor_type}/{key} does not fit its checksum; it was "
+                "damaged, or edited by hand (use perdure state import for that)"
+            )
+        return StoredActor(key, encoded, version, created_at_ms, updated_at_ms)
+
+
+def row_checksum(key: str, version: int, state: bytes) -> int:
+    """What the column `checksum` of an actor's row must hold."""
+    return zlib.crc32(state, zlib.crc32(b"%d %s" % (version, key.encode())))
+
+
+def record_checksum(record: RequestRecord) -> int:
+    """What the column `checksum` of a remembered answer must hold."""
+    name = f"{record.actor_type} {record.key} {record.request_id}".encode()
+    return zlib.crc32(record.reply, zlib.crc32(record.fingerprint, zlib.crc32(name)))
+
+
+def _authorize(action: int, first: str | None, *_others: str | None) -> int:
+    if action in _ALLOWED or (action == apsw.SQLITE_PRAGMA and first in _ALLOWED_PRAGMAS):
+        return apsw.SQLITE_OK
+    return apsw.SQLITE_DENY
