@@ -247,11 +247,13 @@ class HttpProtocol(ClientTransport):
             self._phase = _DONE
             return False
         if not exchange.keep_alive:
+            self._phase = _DONE
+            self._drop_behind(exchange)
             return False
         if self.dates.closing and self._phase == _IDLE and self._pipeline[-1] is exchange:
             self._phase = _DONE
             return False
-        return self._phase != _DONE or self._pipeline[-1] is not exchange
+        return True
 
     def scope_of(self, exchange: Exchange) -> dict[str, Any]:
         """Returns the request as an ASGI http scope."""
@@ -282,6 +284,8 @@ class HttpProtocol(ClientTransport):
             logger.info("slow reader cut off", extra={"timeout_s": limits.write_timeout_s})
             self.abort()
             return
+        for exchange in list(self._pipeline):
+            self._sweep_exchange(exchange, now_s)
         age_s = now_s - self._stamp_s - slack_s
         if self._phase == _IDLE:
             if not self._pipeline:
@@ -295,6 +299,16 @@ class HttpProtocol(ClientTransport):
             is_head = self._phase == _HEAD
             if age_s > (limits.header_timeout_s if is_head else limits.body_timeout_s):
                 self._refuse(RefusedError(408))
+
+    def _sweep_exchange(self, exchange: Exchange, now_s: float) -> None:
+        """A call has a deadline of its own; this one holds even when its turn cannot end, as when
+        the disk under the store stands still."""
+        if exchange is self._arriving or exchange.call is not None or exchange.replied:
+            return
+        if not exchange.expires_s:
+            exchange.expires_s = now_s + self.shared.limits.call_timeout_s
+        elif now_s > exchange.expires_s:
+            exchange.expire()
 
     def drain(self) -> None:
         """Closes if nothing is under way."""
@@ -504,6 +518,14 @@ class HttpProtocol(ClientTransport):
         )
         self._pipeline.append(exchange)
         return exchange
+
+    def _drop_behind(self, exchange: Exchange) -> None:
+        """After `connection: close` no later request may be answered (RFC 9112, 9.6)."""
+        while self._pipeline[-1] is not exchange:
+            dropped = self._pipeline.pop()
+            dropped.closed = True
+            if dropped.call is not None:
+                dropped.call.disconnect()
 
     def _end(self) -> None:
         """Closes behind the last reply.

@@ -125,8 +125,8 @@ def running(
     try:
         running_server.run(server.start([listening], ssl_context))
         yield running_server
-        running_server.run(server.close())
     finally:
+        running_server.run(server.close())
         loop.call_soon_threadsafe(loop.stop)
         thread.join(WAIT_S)
         loop.close()
@@ -135,10 +135,10 @@ def running(
 
 def read_all(client: socket.socket) -> bytes:
     """Returns everything until the end of the stream."""
-    data = b""
-    while part := client.recv(65536):
-        data += part
-    return data
+    parts = []
+    while part := client.recv(1 << 20):
+        parts.append(part)
+    return b"".join(parts)
 
 
 def read_until(client: socket.socket, end: bytes) -> bytes:
