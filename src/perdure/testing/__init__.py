@@ -33,9 +33,12 @@ def async_test(
 
 @asynccontextmanager
 async def running(
-    *actors: type[Actor], store: Store | None = None, limits: Limits | None = None
+    *actors: type[Actor], store: str | Store | None = None, limits: Limits | None = None
 ) -> AsyncIterator[App]:
-    """An App of these classes that runs within the block; on a memory store unless given one."""
+    """An App of these classes that runs within the block.
+
+    On a memory store of its own, unless given a store or the URL of one.
+    """
     app = App(*actors, store=store or MemoryStore(), limits=limits)
     async with app:
         yield app
