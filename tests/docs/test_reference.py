@@ -1,5 +1,6 @@
 """The reference and the code say the same."""
 
+import inspect
 import re
 import sqlite3
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from tests.docs.documents import DOCUMENTS, ROOT, name_of
 
 import perdure
-from perdure import DomainError, Limits, PerdureError
+from perdure import DomainError, Limits, PerdureError, testing
 from perdure.store import sqlite_file
 from perdure.web import problems, request_head
 
@@ -48,6 +49,17 @@ def test_every_public_name_is_in_the_reference() -> None:
     text = "".join(path.read_text() for path in REFERENCE.glob("*.md"))
     missing = [name for name in perdure.__all__ if not re.search(rf"`[^`]*\b{name}\b[^`]*`", text)]
     assert not missing
+
+
+def test_every_public_name_for_tests_is_in_the_reference() -> None:
+    text = (REFERENCE / "testing.md").read_text()
+    functions = [
+        name
+        for name, value in vars(testing).items()
+        if inspect.isfunction(value) and value.__module__ == testing.__name__
+    ]
+    assert functions
+    assert [name for name in functions if not re.search(rf"`[^`]*\b{name}\b", text)] == []
 
 
 def test_every_problem_of_the_web_server_is_in_the_reference() -> None:
