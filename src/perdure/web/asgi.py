@@ -30,6 +30,7 @@ from perdure.web.shared import AsgiApp, Message, Shared, logger
 
 BODY_BUFFER_BYTES = 64 << 10
 
+_INTERNAL = problem(500, "internal", "Internal error")
 _OURS = frozenset((b"connection", b"keep-alive", b"transfer-encoding"))
 
 
@@ -130,7 +131,7 @@ class AsgiCall:
         try:
             await app(self._exchange.asgi_scope(), self._receive, self._send)
         except asyncio.CancelledError:
-            self._fail()
+            self._fail(problem(503, "stopping", "The server is stopping"), 503)
             raise
         except Exception as error:
             if self._is_gone:
@@ -144,15 +145,14 @@ class AsgiCall:
                     logger.error("asgi app left no response", extra={"path": exchange.path})
                 self._fail()
 
-    def _fail(self) -> None:
+    def _fail(self, body: bytes = _INTERNAL, status: int = 500) -> None:
         if self._is_finished or self._exchange.closed:
             return
         self._is_finished = True
         if self._is_head_sent:
             self._connection.abort()
         else:
-            body = problem(500, "internal", "Internal error")
-            self._exchange.reply(500, body, CONTENT_TYPE)
+            self._exchange.reply(status, body, CONTENT_TYPE)
 
     async def _receive(self) -> Message:
         exchange, connection = self._exchange, self._connection

@@ -18,6 +18,7 @@ import httptools
 
 from perdure.web.asgi import AsgiCall, scope_of
 from perdure.web.exchange import Exchange
+from perdure.web.ignored_upgrade import parser_behind_head
 from perdure.web.problems import CONTENT_TYPE, problem
 from perdure.web.replies import CONTINUE
 from perdure.web.request_head import (
@@ -99,7 +100,7 @@ class HttpProtocol(ClientTransport):
         if self._phase == _DONE:
             if self._successor is not None:
                 self._successor.data_received(data)
-        elif len(data) > self._one_bite_bytes or self._is_paused:
+        elif len(data) > self._one_bite_bytes or self._is_paused or self.dates.closing:
             self._held += data
             self._feed_in_bites()
         else:
@@ -250,7 +251,7 @@ class HttpProtocol(ClientTransport):
             self._phase = _DONE
             self._drop_behind(exchange)
             return False
-        if self.dates.closing and self._phase == _IDLE and self._pipeline[-1] is exchange:
+        if self.dates.closing and self._is_last_read(exchange):
             self._phase = _DONE
             return False
         return True
@@ -352,6 +353,8 @@ class HttpProtocol(ClientTransport):
         while start < len(held) and not self._is_paused and self._phase != _DONE:
             end = held.find(b"\r\n\r\n", start, start + self._bite_bytes)
             end = start + self._bite_bytes if end < 0 else end + 4
+            if self.dates.closing:
+                self._held = held[end:]  # `_is_last_read` wants to know
             self._feed(held[start:end])
             start = end
         self._held = held[start:] if self._phase != _DONE else b""
@@ -432,7 +435,7 @@ class HttpProtocol(ClientTransport):
         elif self._phase == _IGNORED_UPGRADE:
             self._phase = _BODY
             exchange = cast("Exchange", self._arriving)
-            self._parser = _parser_behind_head(self, exchange)
+            self._parser = parser_behind_head(self, exchange)
             self._feed(rest)
 
     def _refusal_of(self, error: Exception) -> RefusedError:
@@ -478,6 +481,16 @@ class HttpProtocol(ClientTransport):
             first.call.start()
         else:
             self.send_continue(first)
+
+    def _is_last_read(self, exchange: Exchange) -> bool:
+        """Returns whether no request was read, not even in part, behind this one.
+
+        A reply given while its body is being parsed cannot know, and says no: then the connection
+        stays open, and is closed as an idle one.
+        """
+        if self._phase != _IDLE or self._held or self._pipeline[-1] is not exchange:
+            return False
+        return not (self._is_biting and exchange.body)
 
     def _pause(self) -> None:
         if not self._is_paused and not self.transport.is_closing():
@@ -542,48 +555,3 @@ class HttpProtocol(ClientTransport):
                 self.transport.resume_reading()
         else:
             self.transport.close()
-
-
-class _BehindHead:
-    """Passes a parser's callbacks on, except those of the first head."""
-
-    def __init__(self, protocol: HttpProtocol) -> None:
-        self._protocol = protocol
-        self._is_behind = False
-        self.on_body = protocol.on_body
-        self.on_message_complete = protocol.on_message_complete
-
-    def on_message_begin(self) -> None:
-        if self._is_behind:
-            self._protocol.on_message_begin()
-
-    def on_url(self, part: bytes) -> None:
-        if self._is_behind:
-            self._protocol.on_url(part)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_behind:
-            self._protocol.on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        if self._is_behind:
-            self._protocol.on_headers_complete()
-        self._is_behind = True
-
-
-def _parser_behind_head(protocol: HttpProtocol, exchange: Exchange) -> httptools.HttpRequestParser:
-    """Returns a parser that stands at the beginning of this exchange's body.
-
-    httptools takes all that follows a head with `Upgrade` for the other protocol, body included.
-    An upgrade that we ignore must not become a way to smuggle a request, so a parser is led to
-    the same place by a head with the same framing and no `Upgrade`.
-    """
-    parser = httptools.HttpRequestParser(_BehindHead(protocol))
-    head = b"POST / HTTP/1.1\r\n"
-    for name in (b"content-length", b"transfer-encoding"):
-        if name in exchange.fields:
-            head += b"%b: %b\r\n" % (name, exchange.fields[name])
-    if not exchange.keep_alive:
-        head += b"connection: close\r\n"
-    parser.feed_data(head + b"\r\n")
-    return parser

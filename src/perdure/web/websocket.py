@@ -218,8 +218,14 @@ class WebSocketConnection(ClientTransport):
 
     def _flush(self) -> None:
         for data in self._frames.data_to_send():
-            if data and not self.transport.is_closing():
+            if self.transport.is_closing():
+                break
+            if data:
                 self.transport.write(data)
+            elif self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:
+                self.transport.close()
         if self._frames.close_expected():
             if self._closing_s is None:
                 self._closing_s = self.shared.dates.now_s

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -195,3 +196,8 @@ def _unchunked(data: bytes) -> tuple[bytes, bytes]:
         if not length:
             return body, data
         body += chunk
+
+
+def errors_of(caplog: Any) -> list[str]:
+    """The messages that would be seen by default."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.web.serving import (
     GOOD,
     WAIT_S,
+    errors_of,
     length_app,
     read_all,
     read_until,
@@ -140,7 +141,7 @@ def test_an_app_that_breaks_the_rules_before_its_head_is_out_is_a_500(messages, 
         "title": "Internal error",
         "status": 500,
     }
-    assert caplog.records
+    assert errors_of(caplog)
 
 
 def test_an_app_that_fails_before_its_response_is_a_500(caplog):
@@ -148,7 +149,7 @@ def test_an_app_that_fails_before_its_response_is_a_500(caplog):
         first, second = responses_of(server.talk(GET + GOOD))
     assert (first.status, second.status) == (500, 200)
     assert b"secret" not in first.body
-    assert [record.getMessage() for record in caplog.records] == ["asgi app failed"]
+    assert errors_of(caplog) == ["asgi app failed"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_an_app_that_fails_inside_its_response_cuts_the_connection(app, caplog):
         assert not data.endswith(b"0\r\n\r\n")
         assert b"good" not in data
         assert len(responses_of(server.talk(GOOD))) == 1
-    assert caplog.records
+    assert errors_of(caplog)
 
 
 def test_connection_close_of_the_app_is_obeyed():

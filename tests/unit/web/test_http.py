@@ -4,7 +4,7 @@ import json
 import socket
 
 import pytest
-from tests.unit.web.serving import GOOD, read_all, read_until, responses_of, running
+from tests.unit.web.serving import GOOD, errors_of, read_all, read_until, responses_of, running
 
 from perdure.base.limits import Limits
 
@@ -164,7 +164,7 @@ def test_a_handler_that_fails_is_a_problem_without_its_message(caplog):
     assert first.json()["type"] == "urn:perdure:problem:internal"
     assert b"secret" not in first.body
     assert second.status == 200
-    assert [record.getMessage() for record in caplog.records] == ["handler failed"]
+    assert errors_of(caplog) == ["handler failed"]
     assert "cookie" not in json.dumps([str(vars(record)).lower() for record in caplog.records])
 
 

@@ -1,0 +1,148 @@
+"""Starting, counting, draining and closing."""
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.unit.web.serving import (
+    GOOD,
+    WAIT_S,
+    length_app,
+    read_all,
+    read_until,
+    responses_of,
+    running,
+)
+
+from perdure.base.limits import Limits
+
+GET = b"GET /call/x HTTP/1.1\r\nHost: a\r\n\r\n"
+LATER = GET.replace(b"/call/", b"/later/")
+
+
+def test_statistics_count():
+    with running(length_app) as server, server.connect() as client:
+        client.sendall(GET + GET.replace(b"/call", b"/app"))
+        assert len(responses_of(read_until(client, b"\r\n\r\n0"))) == 2
+        server.talk(b"BREW / HTTP/1.1\r\n\r\n")
+        server.wait_until(lambda: server.server.statistics().connections == 1)
+        statistics = server.server.statistics()
+    assert statistics.connections_total == 2
+    assert statistics.requests_total == 2
+    assert statistics.requests_refused == 1
+    assert statistics.websockets == statistics.asgi_tasks == 0
+
+
+def test_draining_answers_what_runs_and_says_close():
+    limits = Limits(drain_s=WAIT_S)
+    with running(limits=limits, drain_grace_s=0.05) as server:
+        with server.connect() as idle, server.connect() as busy:
+            for client in (idle, busy):
+                client.sendall(GET)
+                read_until(client, b"}")
+            busy.sendall(LATER)
+            kept = server.endpoint.kept
+            server.wait_until(lambda: kept)
+            draining = server.begin(server.server.drain())
+            assert read_all(idle) == b""
+            server.call(lambda: kept[0].reply(200, b"done"))
+            (response,) = responses_of(read_all(busy))
+            draining.result(WAIT_S)
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+    assert response.body == b"done"
+    assert response.headers[b"connection"] == b"close"
+
+
+def test_while_it_drains_it_still_accepts_for_a_grace():
+    with running(drain_grace_s=0.5) as server:
+        with server.connect() as waiting:
+            waiting.sendall(LATER)
+            kept = server.endpoint.kept
+            server.wait_until(lambda: kept)
+            draining = server.begin(server.server.drain())
+            server.wait_until(lambda: server.server._shared.dates.closing)
+            (plain,) = responses_of(server.talk(GET))
+            first, second = responses_of(server.talk(GET + GET))
+            server.call(lambda: kept[0].reply(200, b"done"))
+            assert b"done" in read_all(waiting)
+        draining.result(WAIT_S)
+    assert plain.headers[b"connection"] == second.headers[b"connection"] == b"close"
+    assert b"connection" not in first.headers
+
+
+def test_a_stream_hears_of_the_drain_deadline():
+    heard = []
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data", "more_body": True})
+        heard.append(await receive())
+        await send({"type": "http.response.body", "body": b"end"})
+
+    limits = Limits(drain_s=0.1)
+    with running(app, limits, drain_grace_s=0.01) as server, server.connect() as client:
+        client.sendall(GET.replace(b"/call", b"/app"))
+        head = read_until(client, b"data\r\n")
+        server.begin(server.server.drain()).result(WAIT_S)
+        (response,) = responses_of(head + read_all(client))
+    assert heard == [{"type": "http.disconnect"}]
+    assert response.body == b"dataend"
+
+
+def test_what_does_not_end_at_the_drain_deadline_is_cut():
+    ended = []
+
+    async def app(scope, receive, send):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    limits = Limits(drain_s=0.1)
+    with running(app, limits, drain_grace_s=0.01) as server, server.connect() as client:
+        client.sendall(GET.replace(b"/call", b"/app"))
+        server.wait_until(lambda: server.server.statistics().asgi_tasks)
+        server.begin(server.server.drain()).result(WAIT_S)
+        assert ended
+        (response,) = responses_of(read_all(client))
+    assert response.status == 503
+
+
+def test_close_is_at_once_and_twice_is_harmless():
+    with running() as server, server.connect() as client:
+        client.sendall(LATER)
+        server.wait_until(lambda: server.endpoint.kept)
+        server.run(server.server.close())
+        server.run(server.server.close())
+        assert read_all(client) == b""
+        assert server.endpoint.kept[0].closed
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+def test_tls_works_and_is_told_to_the_app(tmp_path: Path):
+    schemes = []
+
+    async def app(scope, receive, send):
+        schemes.append(scope["scheme"])
+        await length_app(scope, receive, send)
+
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a"]
+    files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    trusting = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+    trusting.check_hostname = False
+    with (
+        running(app, ssl_context=context) as server,
+        server.connect() as plain,
+        trusting.wrap_socket(plain) as client,
+    ):
+        client.sendall(GET.replace(b"/call", b"/app") + GOOD)
+        assert [r.status for r in responses_of(read_all(client))] == [200, 200]
+    assert schemes == ["https"]
