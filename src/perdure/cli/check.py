@@ -9,7 +9,7 @@ from rich.console import Console
 from perdure.actor.methods import ActorType, Method
 from perdure.base.limits import Limits
 from perdure.cli.loading import load_app
-from perdure.cli.tables import columns
+from perdure.cli.tables import print_columns
 from perdure.web.app import App
 
 _INDENT = 2
@@ -22,14 +22,14 @@ def check_app(target: str, console: Console) -> None:
     for actor_type in app.actor_types:
         name = actor_type.actor_class.__name__
         console.print(f"{name}, stored in table {actor_type.name}", style="bold")
-        console.print(columns(_fields(actor_type), indent=_INDENT))
-        console.print(columns(_methods(actor_type, default_access), indent=_INDENT))
+        print_columns(console, _fields(actor_type), indent=_INDENT)
+        print_columns(console, _methods(actor_type, default_access), indent=_INDENT)
         console.print()
     console.print("App", style="bold")
-    console.print(columns(_settings(app, default_access), indent=_INDENT))
+    print_columns(console, _settings(app, default_access), indent=_INDENT)
     console.print()
     console.print("Limits, * where they are not the default", style="bold")
-    console.print(columns(_limits(app.limits), indent=_INDENT))
+    print_columns(console, _limits(app.limits), indent=_INDENT)
 
 
 def _fields(actor_type: ActorType) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,8 @@
 """The commands, their options and help texts. What they do is in a module each."""
 
+import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,7 +40,10 @@ def run(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "warning",
     log_format: Annotated[str, typer.Option(help="text or json")] = "text",
 ) -> None:
-    """Serve an app over HTTP until told to stop (SIGTERM, Ctrl-C)."""
+    """Serve an app over HTTP until told to stop (SIGTERM, Ctrl-C).
+
+    Example: perdure run app.py --listen 127.0.0.1:9000
+    """
     from perdure.cli.run import run_app
 
     raise typer.Exit(
@@ -51,6 +56,141 @@ def run(
             log_format=log_format,
         )
     )
+
+
+@cli.command()
+def check(
+    target: Annotated[str, typer.Argument(help="FILE.py or MODULE, with :VARIABLE if not :app.")],
+) -> None:
+    """Load an app and print its actors, fields, routes and limits.
+
+    Nothing is started and no store is opened. Example: perdure check app.py
+    """
+    from perdure.cli.check import check_app
+    from perdure.cli.tables import console_for_output
+
+    check_app(target, console_for_output())
+
+
+@cli.command()
+def new(name: Annotated[str, typer.Argument(help="The folder to make.")]) -> None:
+    """Make a small project that runs and has passing tests.
+
+    Nothing is ever overwritten. Example: perdure new shop
+    """
+    from perdure.cli.new import new_project
+
+    for path in new_project(name):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: cd {shlex.quote(name)} && perdure run app.py")
+
+
+state = typer.Typer(
+    help="Look into a store, take its actors out, and put them in.", no_args_is_help=True
+)
+cli.add_typer(state, name="state")
+
+_Data = Annotated[Path, typer.Option("--data", help="Directory of the SQLite store.")]
+_DEFAULT_DATA = Path("data")
+
+
+@state.command("list")
+def list_(
+    actor_type: Annotated[
+        str | None, typer.Argument(metavar="[TYPE]", help="An actor class or its table.")
+    ] = None,
+    after: Annotated[str, typer.Option(help="Begin behind this key.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="The most keys to print.")] = 50,
+    data: _Data = _DEFAULT_DATA,
+) -> None:
+    """List the actor types with their counts, or the keys of one type.
+
+    Works while the server runs. Example: perdure state list Cart --limit 10
+    """
+    from perdure.cli.state import list_keys, list_types
+    from perdure.cli.tables import console_for_notes, console_for_output
+
+    if actor_type is None:
+        list_types(data, console_for_output())
+    else:
+        consoles = (console_for_output(), console_for_notes())
+        list_keys(data, actor_type, (after, limit), consoles)
+
+
+@state.command()
+def show(
+    actor_type: Annotated[str, typer.Argument(metavar="TYPE", help="A class or its table.")],
+    key: Annotated[str, typer.Argument(help="The actor's key.")],
+    data: _Data = _DEFAULT_DATA,
+) -> None:
+    """Print one actor as JSON: its state, version and times.
+
+    Works while the server runs. Example: perdure state show Cart alice
+    """
+    from perdure.cli.state import show as show_actor
+
+    typer.echo(show_actor(data, actor_type, key))
+
+
+@state.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT.")],
+    json: Annotated[bool, typer.Option("--json", help="A JSON object a row.")] = False,
+    data: _Data = _DEFAULT_DATA,
+) -> None:
+    """Ask the store in SQL; writing is refused.
+
+    Each actor class is a table; its fields are JSON in the column `state`. Works while the server
+    runs. Example: perdure state query "SELECT key, state ->> '$.total' FROM cart"
+    """
+    from perdure.cli.state import query_as_json, query_as_table
+    from perdure.cli.tables import console_for_notes, console_for_output
+
+    if json:
+        for line in query_as_json(data, sql):
+            sys.stdout.buffer.write(line)
+    else:
+        query_as_table(data, sql, (console_for_output(), console_for_notes()))
+
+
+@state.command("export")
+def export_(
+    file: Annotated[str, typer.Argument(help="Where to; - is standard output.")],
+    actor_type: Annotated[
+        str | None, typer.Option("--type", help="Only this actor class or table.")
+    ] = None,
+    data: _Data = _DEFAULT_DATA,
+) -> None:
+    """Write every actor as a line of JSON: type, key, version, times and state.
+
+    All lines are of one moment, also while the server runs; answers remembered for idempotency keys
+    are left out. Example: perdure state export actors.jsonl
+    """
+    from perdure.cli.state_files import export_state
+    from perdure.cli.tables import console_for_notes
+
+    count = export_state(data, file, actor_type, console_for_notes())
+    typer.echo(f"exported {count:,} actors", err=True)
+
+
+@state.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(help="An export; - is standard input.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite actors that are there already.")
+    ] = False,
+    data: _Data = _DEFAULT_DATA,
+) -> None:
+    """Put the actors of an export into a store; stop its server first.
+
+    Versions and times are kept. Batches of lines are atomic; a bad line ends the import, and the
+    message names it. Example: perdure state import actors.jsonl
+    """
+    from perdure.cli.state_files import import_state
+    from perdure.cli.tables import console_for_notes
+
+    count = import_state(data, file, replace=replace, notes=console_for_notes())
+    typer.echo(f"imported {count:,} actors", err=True)
 
 
 def run_command_line() -> None:

@@ -19,6 +19,7 @@ DATA_DAMAGED = 65  # EX_DATAERR: the store is damaged, foreign or newer
 NO_INPUT = 66  # EX_NOINPUT: no such file, type or key
 UNAVAILABLE = 69  # EX_UNAVAILABLE: the address is taken
 APP_BROKEN = 70  # EX_SOFTWARE: the app raised while it was loaded or started
+CANNOT_CREATE = 73  # EX_CANTCREAT: a file or folder could not be written
 DISK_FAILED = 74  # EX_IOERR: the disk failed under a commit; starting again recovers
 LOCKED = 75  # EX_TEMPFAIL: another process owns the store
 BAD_APP = 78  # EX_CONFIG: the app is declared in a way that cannot work

@@ -4,20 +4,20 @@ from importlib.resources import files
 from pathlib import Path
 
 from perdure import __version__
-from perdure.cli.failures import Failure
+from perdure.cli.failures import CANNOT_CREATE, Failure
 
 _TEMPLATES = ("app.py", "test_app.py", "README.md", "requirements.txt")
 
 
 def new_project(name: str) -> list[Path]:
-    """Make the folder `name` and its files, which are returned. Raises Failure; never overwrites."""
+    """Make the folder `name`; returns the files in it. Raises Failure, and never overwrites."""
     folder = Path(name)
     _check(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return [_write(folder, template) for template in _TEMPLATES]
     except OSError as error:
-        raise Failure(f"cannot make {folder}: {error.strerror}") from error
+        raise Failure(f"cannot make {folder}: {error.strerror}", exit_code=CANNOT_CREATE) from error
 
 
 def _check(folder: Path) -> None:
@@ -26,9 +26,9 @@ def _check(folder: Path) -> None:
     if not folder.name.isprintable():
         raise Failure(f"the name {folder.name!r} holds characters that cannot be printed")
     if folder.exists() and not folder.is_dir():
-        raise Failure(f"{folder} is a file", "choose another name, or move it away")
+        raise Failure(f"{folder} is a file; nothing was written", "choose another name")
     if folder.is_dir() and any(folder.iterdir()):
-        raise Failure(f"{folder} exists and is not empty", "choose another name; nothing was written")
+        raise Failure(f"{folder} is not empty; nothing was written", "choose another name")
 
 
 def _write(folder: Path, template: str) -> Path:

@@ -1,50 +1,49 @@
-"""Plain columns on a terminal or in a pipe: nothing is cut off, nothing can play with the screen."""
+"""Plain columns for a terminal or a pipe: nothing is cut off, nothing can play with the screen.
+
+Not rich's tables: they fold or cut cells to fit a width, and pad the last column.
+"""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
-
-_UNBOUNDED_COLUMNS = 100_000  # in a pipe a line is as long as it must be
 
 
 def console_for_output() -> Console:
-    """Standard output; in a pipe without colours and without a width."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _UNBOUNDED_COLUMNS
-    return console
+    """Standard output, where the answer goes."""
+    return Console(highlight=False, soft_wrap=True)
 
 
 def console_for_notes() -> Console:
-    """Standard error, for progress and what else is not the answer."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    """Standard error, for progress and whatever else is not the answer."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def columns(rows: Iterable[Sequence[object]], names: Sequence[str] = (), indent: int = 0) -> Table:
-    """Rows under their names; `indent` spaces before each."""
-    table = Table(
-        box=None,
-        show_header=bool(names),
-        header_style="bold",
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    texts = [[printable(str(cell)) for cell in row] for row in rows]
-    for index in range(max([len(names), *map(len, texts)])):
-        name = printable(names[index]) if index < len(names) else ""
-        table.add_column(Text(" " * indent * (index == 0) + name), overflow="fold")
-    for cells in texts:
-        if cells:
-            cells[0] = " " * indent + cells[0]
-        table.add_row(*map(Text, cells))
-    return table
+def print_columns(
+    console: Console,
+    rows: Iterable[Sequence[object]],
+    names: Sequence[str] = (),
+    indent: int = 0,
+) -> None:
+    """Print rows in aligned columns, under their names if there are any."""
+    table = [[printable(str(cell)) for cell in row] for row in rows]
+    if names:
+        table.insert(0, [printable(name) for name in names])
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    for number, row in enumerate(table):
+        padded = [
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        ]
+        line = " " * indent + "  ".join(padded).rstrip()
+        console.print(Text(line, style="bold" if names and number == 0 else ""))
 
 
 def printable(text: str) -> str:
-    """The text with control characters as escapes: a terminal would obey them."""
+    """The text with control characters as escapes, since a terminal would obey them."""
+    if text.isprintable():
+        return text
     return "".join(
         f"\\u{ord(character):04x}" if unicodedata.category(character) == "Cc" else character
         for character in text

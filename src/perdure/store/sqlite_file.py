@@ -16,6 +16,7 @@ from pathlib import Path
 import apsw
 
 from perdure.base.errors import (
+    StoreBrokenError,
     StoreCorruptError,
     StoreError,
     StoreFormatError,
@@ -98,7 +99,7 @@ class DirectoryLock:
 def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) -> apsw.Connection:
     """Open, check, recover and, where needed, create the database; returns the writing connection.
 
-    Raises StoreCorruptError, StoreFormatError or StoreFullError.
+    Raises StoreBrokenError, StoreCorruptError, StoreFormatError or StoreFullError.
     """
     path = directory / FILE_NAME
     size = path.stat().st_size if path.exists() else 0
@@ -113,7 +114,7 @@ def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) ->
         connection = apsw.Connection(str(path))
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         check_format(connection, path, is_new=is_new)
-        connection.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(connection, path)
         # FULL: each commit is synced before it returns. NORMAL would lose it in a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -16384")
@@ -121,9 +122,11 @@ def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) ->
         _check_size(connection, path)
         _create_tables(connection, names)
         _check_content(connection, path)
+        _sync_directory(directory)
+    except (apsw.IOError, OSError) as error:
+        raise StoreBrokenError(f"the disk failed under {path}: {error}") from error
     except apsw.Error as error:
         raise store_error(error, path) from error
-    _sync_directory(directory)
     return connection
 
 
@@ -157,6 +160,16 @@ def check_format(connection: apsw.Connection, path: Path, *, is_new: bool) -> No
     if not isinstance(stored_format, int) or stored_format > FORMAT:
         raise StoreFormatError(
             f"{path} has format {stored_format}, this Perdure reads up to {FORMAT}; upgrade Perdure"
+        )
+
+
+def _switch_to_wal(connection: apsw.Connection, path: Path) -> None:
+    """SQLite keeps the old mode, and says so instead of raising, when it cannot switch."""
+    [(mode,)] = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    if mode != "wal":
+        raise StoreBrokenError(
+            f"{path} cannot have a write-ahead log: the disk failed, or its file system has no "
+            "shared memory (a network disk?); use a local disk"
         )
 
 

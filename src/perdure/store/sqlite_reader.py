@@ -151,7 +151,7 @@ class SqliteReader:
 
     def _query_error(self, error: apsw.Error) -> StoreError:
         if isinstance(error, apsw.AuthError | apsw.ReadOnlyError):
-            return StoreError(f"only SELECT is allowed here ({error})")
+            return StoreError("only SELECT is allowed: the store is open for reading")
         if isinstance(error, apsw.SQLError):
             return StoreError(f"SQLite says: {error}")
         return store_error(error, self._path)
