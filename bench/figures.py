@@ -16,6 +16,7 @@ from bench.peers import PEERS
 from bench.peers.base import BIN
 from bench.peers.perdure import run_command
 from bench.processes import SERVER_CORE, MissingPeerError, Processes, free_port
+from bench.quiet import wait_until_quiet
 
 PERDURE = PEERS["perdure"]
 STORED, AWAKE, WOKEN_ALONE = 1_000_000, 50_000, 10_000
@@ -30,6 +31,7 @@ def measure_all(options: argparse.Namespace, console: Console) -> dict:
     found: dict = {}
     for take in (import_time, time_to_first_answer, latency_of_one_caller, memory_and_waking):
         console.print(f"figures  {take.__name__.replace('_', ' ')}")
+        wait_until_quiet()
         try:
             found |= take(options)
         except (MissingPeerError, OSError, RuntimeError) as error:
@@ -115,18 +117,26 @@ def _measure_large_store(
     for end in range(woken_alone + step, awake + 1, step):
         _call_together(clients, keys[end - step : end], None)
         resident.append((end, processes.resident_bytes()))
-    slope = statistics.linear_regression(*zip(*resident[1:], strict=True)).slope
-    _call_together(clients, keys, {"sku": "tea", "qty": 1})
-    after_adds = processes.resident_bytes()
+    written = [(0, processes.resident_bytes())]
+    step = awake // MEMORY_POINTS
+    for end in range(step, awake + 1, step):
+        _call_together(clients, keys[end - step : end], {"sku": "tea", "qty": 1})
+        written.append((end, processes.resident_bytes()))
     for client in clients:
         client.close()
     return found | {
         "resident_by_awake": resident,
+        "resident_by_written": written,
         "resident_all_awake_bytes": resident[-1][1],
-        "resident_all_written_bytes": after_adds,
-        "awake_actor_bytes": slope,
-        "written_actor_bytes": (after_adds - resident[0][1]) / awake,
+        "resident_all_written_bytes": written[-1][1],
+        "awake_actor_bytes": _slope(resident),
+        "written_actor_bytes": _slope(resident) + max(0.0, _slope(written)),
     }
+
+
+def _slope(points: list[tuple[int, int]]) -> float:
+    """Return the bytes for each actor, without the first step: in it, caches of all fill up."""
+    return statistics.linear_regression(*zip(*points[1:], strict=True)).slope
 
 
 def _view_alone(port: int, keys: list[str], name: str) -> dict:

@@ -32,11 +32,11 @@ def drive(
     command += ["--threads", "1", "--connections", str(connections), "--timeout", "15s"]
     command += ["--duration", f"{max(1, round(duration_s))}s", "--script", str(SCRIPT)]
     command += [f"http://127.0.0.1:{port}/", "--", path, str(keys_count), str(seed)]
-    before, own_before = _busy_and_total(), _own_ticks(processes)
+    before, own_before = busy_and_total(), _own_ticks(processes)
     finished = subprocess.run(
         command, capture_output=True, text=True, timeout=duration_s + GRACE_S, check=False
     )
-    after, own = _busy_and_total(), _own_ticks(processes)
+    after, own = busy_and_total(), _own_ticks(processes)
     if finished.returncode != 0:
         raise RuntimeError(f"wrk failed: {finished.stderr or finished.stdout}")
     raw = json.loads(finished.stdout.strip().splitlines()[-1])
@@ -71,7 +71,7 @@ def _foreign_share(before: dict, after: dict, own_ticks: int) -> float:
     return max(0.0, (busy - own_ticks) / max(1, total))
 
 
-def _busy_and_total() -> dict[str, tuple[int, int]]:
+def busy_and_total() -> dict[str, tuple[int, int]]:
     """Return, for each core, its busy and its total time in ticks."""
     cores = {}
     for line in Path("/proc/stat").read_text().splitlines():

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from bench.measure import CONNECTIONS, WORKLOADS
 from bench.peers import PEERS
+from bench.quiet import ATTEMPTS_MAX, FOREIGN_SHARE_MAX, WAIT_S_MAX
 from bench.summary import Row, rows, targets
 
 HEADINGS = (
@@ -131,6 +132,7 @@ def _figures(results: dict) -> str:
 def _how(results: dict) -> str:
     checked = [run for run in results["runs"] if "stored" in run]
     surplus = max((run["stored"] - run["acknowledged"] for run in checked), default=0)
+    repeated = sum(run["attempts"] > 1 for run in results["runs"])
     return f"""## How it was measured
 
 - One call: `POST` with `{{"sku": "tea", "qty": 1}}`; the answer is the cart's lines as JSON after
@@ -142,6 +144,9 @@ def _how(results: dict) -> str:
   core" say how busy each was; where the load core is near 100 %, the peer could do more than
   shown. "Others" is the share of the two cores spent on anything else (the kernel's writing to
   disk is in it): where it is high even for nginx, the machine was not quiet.
+- Before each run the bench waits until the cores are idle, {WAIT_S_MAX:.0f} s at most. A run in
+  which others took more than {FOREIGN_SHARE_MAX:.0%} is repeated, up to {ATTEMPTS_MAX} attempts,
+  and the one that others disturbed least is kept; {repeated} of {len(results["runs"])} were.
 - Each run starts on fresh data, is warmed up, and stops. Figures are medians over the rounds;
   spread is the slowest and the fastest round.
 - After each run of a peer that stores, every cart is read back: all acknowledged additions must be

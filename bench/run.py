@@ -8,14 +8,16 @@ import argparse
 import shlex
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from bench import figures, machine, report
-from bench.measure import WORKLOADS, VerificationError, measure, save
+from bench.measure import WORKLOADS, VerificationError, Workload, measure, save
 from bench.peers import PEERS
 from bench.processes import MissingPeerError
+from bench.quiet import quietest
 
 HERE = Path(__file__).parent
 ROUND_S, ROUNDS, WARM_UP_S = 8.0, 3, 2.0
@@ -45,7 +47,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print, write; return 1 when a check failed."""
+    """Measure, print, write; return 1 when a check failed or Perdure could not be run."""
     options = parse_options(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores SIGINT
         signal.signal(number, signal.default_int_handler)
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> int:
     save(results, options.output / "results.json")
     report.write(results, options.output / "RESULTS.md")
     report.show(results, Console(width=None if sys.stdout.isatty() else 160))
-    return 1 if results["wrong"] else 0
+    return 1 if results["wrong"] or "perdure" in results["missing"] else 0
 
 
 def find_versions(options: argparse.Namespace, results: dict) -> None:
@@ -95,10 +97,7 @@ def measure_round(options: argparse.Namespace, results: dict, round_index: int) 
                 continue
             where = f"round {round_index + 1}/{options.rounds}  {workload.title:12}  {name:18}"
             try:
-                run = measure(
-                    PEERS[name], workload, round_s=options.round_s, seed=round_index,
-                    warm_up_s=options.warm_up_s, data_root=options.data_root,
-                )  # fmt: skip
+                run = quietest(partial(measure_once, options, name, workload, round_index))
             except MissingPeerError as error:
                 note_missing(results, name, error)
             except VerificationError as error:
@@ -116,6 +115,20 @@ def measure_round(options: argparse.Namespace, results: dict, round_index: int) 
                     f"{where}  {run['per_second']:>9,.0f}/s  p99 {run['p99_ms']:>7.2f} ms"
                     f"  failures {run['failures']}  others {run['foreign_busy']:.0%}"
                 )
+
+
+def measure_once(
+    options: argparse.Namespace, name: str, workload: Workload, round_index: int
+) -> dict:
+    """Measure one peer under one workload."""
+    return measure(
+        PEERS[name],
+        workload,
+        round_s=options.round_s,
+        warm_up_s=options.warm_up_s,
+        seed=round_index,
+        data_root=options.data_root,
+    )
 
 
 def note_missing(results: dict, name: str, reason: Exception) -> None:
