@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -185,13 +186,12 @@ class Oracle:
 
     async def check(self, port: int, keys: Iterable[str] | None = None) -> None:
         """Compare the server with all that is known; sends unanswered keyed entries again."""
-        client = Client(port)
-        for key in sorted(set(keys) if keys is not None else self._keys()):
-            await self._repeat(client, key)
-            status, body = await client.call(key, "view")
-            assert status == 200, body
-            self.compare(key, *body)
-        client.close()
+        with closing(Client(port)) as client:
+            for key in sorted(set(keys) if keys is not None else self._keys()):
+                await self._repeat(client, key)
+                status, body = await client.call(key, "view")
+                assert status == 200, body
+                self.compare(key, *body)
 
     def compare(self, key: str, entries: dict[str, int], total: int) -> None:
         """Raise AssertionError when the state of one actor cannot be right."""
@@ -223,20 +223,18 @@ async def load(
     name: str,
     *,
     connections: int = 8,
-    until: Callable[[], bool] = lambda: False,
     entries_max: int = 10_000,
 ) -> set[str]:
     """Book entries over several connections until the server is gone; returns the keys used."""
     keys = {f"{name}-{number % 3}" for number in range(connections)}
 
     async def book(number: int) -> None:
-        client = Client(port)
-        for count in range(entries_max):
-            entry = f"{name}.{number}.{count}"
-            keyed = (number + count) % 2 == 0
-            if not await oracle.add(client, f"{name}-{number % 3}", entry, keyed) or until():
-                break
-        client.close()
+        with closing(Client(port)) as client:
+            for count in range(entries_max):
+                entry = f"{name}.{number}.{count}"
+                keyed = (number + count) % 2 == 0
+                if not await oracle.add(client, f"{name}-{number % 3}", entry, keyed):
+                    break
 
     await asyncio.gather(*[book(number) for number in range(connections)])
     return keys

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,9 @@ def test_a_kill_at_every_point_of_a_commit_is_survived(tmp_path: Path, point: st
 
 
 async def book_some(oracle: Oracle, port: int, name: str, entries: int) -> None:
-    client = Client(port)
-    for count in range(entries):
-        await oracle.add(client, "k", f"{name}.{count}", keyed=count % 2 == 0)
-    client.close()
+    with closing(Client(port)) as client:
+        for count in range(entries):
+            await oracle.add(client, "k", f"{name}.{count}", keyed=count % 2 == 0)
 
 
 def _killed_at(number: int, data: Path, oracle: Oracle) -> bool:
