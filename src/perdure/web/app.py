@@ -153,16 +153,17 @@ class App:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _lifespan(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.start()
+        except Exception as error:  # said aloud: servers take an exception for "no lifespan here"
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
         if self.mount is not None:  # its own startup and shutdown run inside ours
             async with self:
                 await self.mount(scope, receive, send)
             return
         await receive()
-        try:
-            await self.start()
-        except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.stop()
