@@ -115,9 +115,12 @@ async def remembered(request: Request) -> Response:
 
 async def kill(request: Request) -> Response:
     """End this process as a power cut would: nothing is flushed, closed or said goodbye to."""
-    if memory.may_kill(request, bool(request.state.visit.user)):
+    form = await request.form()
+    if not memory.may_kill(request, bool(request.state.visit.user)):
+        return await _page(request, "error.html", 403, error="Only a demo can be killed here.")
+    if form.get("boot") == memory.BOOT_ID:  # browsers send again what a dying server left open
         os.kill(os.getpid(), signal.SIGKILL)
-    return await _page(request, "error.html", 403, error="Only a demo can be killed from here.")
+    return RedirectResponse("/memory", 303)
 
 
 async def failed(request: Request, error: Exception) -> Response:

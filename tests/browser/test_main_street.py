@@ -75,15 +75,15 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
-            wait_until(lambda: _is_ready(server, listen))
+            wait_until(lambda: server.poll() is not None or _is_ready(listen))
+            assert server.poll() is None, (directory / "log").read_text()
             yield f"http://{listen}"
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(WAIT_S)
 
 
-def _is_ready(server: "subprocess.Popen[bytes]", listen: str) -> bool:
-    assert server.poll() is None, "perdure run ended"
+def _is_ready(listen: str) -> bool:
     try:
         return httpx.get(f"http://{listen}/-/ready").status_code == 200
     except httpx.TransportError:

@@ -5,6 +5,7 @@ import { pause, tell } from "./street.js";
 const live = document.getElementById("live");
 let before = null; // what was there when the server was last seen alive
 let goneAt = 0;
+let killing = false;
 
 const seen = () => ({ ...live.querySelector(".process").dataset });
 
@@ -40,6 +41,7 @@ async function look() {
     const answer = await fetch("/memory?part");
     if (!answer.ok) throw new Error(answer.status);
     const html = await answer.text();
+    if (killing) return;
     if (!live.contains(document.activeElement?.closest("pre"))) show(html);
     const now = seen();
     if (before.boot !== now.boot) {
@@ -56,17 +58,21 @@ async function look() {
 
 live.addEventListener("submit", async (event) => {
   event.preventDefault();
-  tell("");
+  const body = new URLSearchParams(new FormData(event.target));
+  killing = true;
+  gone();
   try {
-    await fetch(event.target.action, { method: "POST" });
+    // answered by the next process: the supervisor kept the socket, and the browser asks again
+    await fetch(event.target.action, { method: "POST", body });
   } catch {
-    gone();
+    // or not at all
   }
+  killing = false;
 });
 
 before = seen();
 tellTime();
 for (;;) {
   await pause(goneAt ? 150 : 1000);
-  if (!document.hidden) await look();
+  if (!document.hidden && !killing) await look();
 }
