@@ -47,7 +47,8 @@ class Committer:
     @property
     def waiting_turns(self) -> int:
         """Answers that wait for a commit: the one being written, and the one filling up."""
-        return sum(len(commit) for commit in (self._writing, self._filling) if commit is not None)
+        filling, writing = self._filling, self._writing  # asked for every call: no loop
+        return (len(filling) if filling else 0) + (len(writing) if writing else 0)
 
     async def stop(self) -> None:
         """Write what is left, then end."""

@@ -87,7 +87,8 @@ async def _body(receive: Any, bytes_max: int) -> bytes | None:
     body = b""
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        chunk: bytes = message.get("body", b"")
+        body += chunk
         if len(body) > bytes_max:
             return None
         if not message.get("more_body"):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from perdure.base.errors import DeadlineError
 from perdure.web.problems import CONTENT_TYPE, problem_of
 from perdure.web.replies import CLOSE_LINE, JSON, KEEP_ALIVE_LINE, DateLine, has_body, status_line
 
@@ -53,6 +54,7 @@ class Exchange(msgspec.Struct, eq=False):
     closed: bool = False
     replied: bool = False
     ready: bytes | None = None  # a reply that waits for earlier ones
+    expires_s: float = 0.0  # by the sweeper's clock; set at the first sweep that sees it
 
     def header(self, name: bytes) -> bytes | None:
         """Returns a header by its lowercase name; repeated lines are joined (RFC 9110, 5.2)."""
@@ -91,6 +93,11 @@ class Exchange(msgspec.Struct, eq=False):
     def asgi_scope(self) -> dict[str, Any]:
         """Returns the request as an ASGI http scope."""
         return self.connection.scope_of(self)
+
+    def expire(self) -> None:
+        """Gives up waiting for an actor's answer; what comes later goes nowhere."""
+        self.reply_problem(DeadlineError("no answer within the deadline; the outcome is unknown"))
+        self.closed = True
 
     def connection_line(self) -> bytes:
         """Decides whether the connection stays open, and returns the header line that says so."""

@@ -100,18 +100,22 @@ class Server:
             requests_refused=shared.requests_refused,
         )
 
-    async def drain(self) -> None:
+    async def drain(self, grace_s: float | None = None) -> None:
         """Stops gracefully: returns when every connection is closed.
 
         At first nothing changes but that replies say `connection: close`; after a grace the
         listeners and idle connections close, and what still runs has until `Limits.drain_s`.
+
+        Args:
+            grace_s: another grace than the server was made with.
         """
         loop = asyncio.get_running_loop()
         shared = self._shared
         deadline_s = loop.time() + self._limits.drain_s
         shared.dates.closing = True
         logger.info("server draining", extra={"connections": len(shared.connections)})
-        await asyncio.sleep(min(self._drain_grace_s, self._limits.drain_s))
+        grace_s = self._drain_grace_s if grace_s is None else grace_s
+        await asyncio.sleep(min(grace_s, self._limits.drain_s))
         self._close_listeners()
         await self._wait_until_empty(deadline_s)
         if shared.connections:
