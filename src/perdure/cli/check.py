@@ -69,16 +69,15 @@ def _limits(limits: Limits) -> Iterator[tuple[str, str]]:
 
 
 def _type_name(wanted: Any) -> str:
-    return wanted.__name__ if isinstance(wanted, type) and not _arguments(wanted) else str(wanted)
-
-
-def _arguments(wanted: Any) -> Any:
-    return getattr(wanted, "__args__", ())
+    is_plain = isinstance(wanted, type) and not hasattr(wanted, "__args__")
+    return wanted.__name__ if is_plain else str(wanted)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.default is not msgspec.NODEFAULT:
         return repr(field.default)
+    if field.default_factory in {list, dict, set}:
+        return repr(field.default_factory())
     return f"{getattr(field.default_factory, '__name__', 'a factory')}()"
 
 

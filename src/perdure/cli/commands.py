@@ -30,7 +30,9 @@ def _perdure(
 
 @cli.command()
 def run(
-    target: Annotated[str, typer.Argument(help="FILE.py or MODULE, with :VARIABLE if not :app.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
+    ],
     data: Annotated[str, typer.Option(help="Directory of the SQLite store.")] = "./data",
     store: Annotated[
         str | None, typer.Option(help="Store URL instead of --data: sqlite:DIR or memory:")
@@ -60,11 +62,15 @@ def run(
 
 @cli.command()
 def check(
-    target: Annotated[str, typer.Argument(help="FILE.py or MODULE, with :VARIABLE if not :app.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
+    ],
 ) -> None:
     """Load an app and print its actors, fields, routes and limits.
 
-    Nothing is started and no store is opened. Example: perdure check app.py
+    Nothing is started and no store is opened.
+
+    Example: perdure check app.py
     """
     from perdure.cli.check import check_app
     from perdure.cli.tables import console_for_output
@@ -73,10 +79,12 @@ def check(
 
 
 @cli.command()
-def new(name: Annotated[str, typer.Argument(help="The folder to make.")]) -> None:
+def new(name: Annotated[str, typer.Argument(metavar="NAME", help="The folder to make.")]) -> None:
     """Make a small project that runs and has passing tests.
 
-    Nothing is ever overwritten. Example: perdure new shop
+    Nothing is ever overwritten.
+
+    Example: perdure new shop
     """
     from perdure.cli.new import new_project
 
@@ -97,7 +105,7 @@ _DEFAULT_DATA = Path("data")
 @state.command("list")
 def list_(
     actor_type: Annotated[
-        str | None, typer.Argument(metavar="[TYPE]", help="An actor class or its table.")
+        str | None, typer.Argument(metavar="TYPE", help="An actor class or its table.")
     ] = None,
     after: Annotated[str, typer.Option(help="Begin behind this key.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="The most keys to print.")] = 50,
@@ -105,7 +113,9 @@ def list_(
 ) -> None:
     """List the actor types with their counts, or the keys of one type.
 
-    Works while the server runs. Example: perdure state list Cart --limit 10
+    Works while the server runs.
+
+    Example: perdure state list Cart --limit 10
     """
     from perdure.cli.state import list_keys, list_types
     from perdure.cli.tables import console_for_notes, console_for_output
@@ -120,12 +130,14 @@ def list_(
 @state.command()
 def show(
     actor_type: Annotated[str, typer.Argument(metavar="TYPE", help="A class or its table.")],
-    key: Annotated[str, typer.Argument(help="The actor's key.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The actor's key.")],
     data: _Data = _DEFAULT_DATA,
 ) -> None:
     """Print one actor as JSON: its state, version and times.
 
-    Works while the server runs. Example: perdure state show Cart alice
+    Works while the server runs.
+
+    Example: perdure state show Cart alice
     """
     from perdure.cli.state import show as show_actor
 
@@ -134,14 +146,16 @@ def show(
 
 @state.command()
 def query(
-    sql: Annotated[str, typer.Argument(help="One SELECT.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT.")],
     json: Annotated[bool, typer.Option("--json", help="A JSON object a row.")] = False,
     data: _Data = _DEFAULT_DATA,
 ) -> None:
     """Ask the store in SQL; writing is refused.
 
-    Each actor class is a table; its fields are JSON in the column `state`. Works while the server
-    runs. Example: perdure state query "SELECT key, state ->> '$.total' FROM cart"
+    Each actor class is a table; its fields are JSON in the column `state`.
+    Works while the server runs.
+
+    Example: perdure state query "SELECT key, state ->> '$.total' FROM cart"
     """
     from perdure.cli.state import query_as_json, query_as_table
     from perdure.cli.tables import console_for_notes, console_for_output
@@ -155,7 +169,7 @@ def query(
 
 @state.command("export")
 def export_(
-    file: Annotated[str, typer.Argument(help="Where to; - is standard output.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; - is standard output.")],
     actor_type: Annotated[
         str | None, typer.Option("--type", help="Only this actor class or table.")
     ] = None,
@@ -164,7 +178,9 @@ def export_(
     """Write every actor as a line of JSON: type, key, version, times and state.
 
     All lines are of one moment, also while the server runs; answers remembered for idempotency keys
-    are left out. Example: perdure state export actors.jsonl
+    are left out.
+
+    Example: perdure state export actors.jsonl
     """
     from perdure.cli.state_files import export_state
     from perdure.cli.tables import console_for_notes
@@ -175,7 +191,7 @@ def export_(
 
 @state.command("import")
 def import_(
-    file: Annotated[str, typer.Argument(help="An export; - is standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="An export; - is standard input.")],
     replace: Annotated[
         bool, typer.Option("--replace", help="Overwrite actors that are there already.")
     ] = False,
@@ -184,7 +200,9 @@ def import_(
     """Put the actors of an export into a store; stop its server first.
 
     Versions and times are kept. Batches of lines are atomic; a bad line ends the import, and the
-    message names it. Example: perdure state import actors.jsonl
+    message names it.
+
+    Example: perdure state import actors.jsonl
     """
     from perdure.cli.state_files import import_state
     from perdure.cli.tables import console_for_notes
