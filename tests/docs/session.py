@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 from tests.docs.documents import Block
@@ -148,8 +149,15 @@ class Session:
                 self._server_output += chunk
 
     def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        """Whether a program is behind the port: the supervisor listens before there is one."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=1.0)
+        try:
+            connection.request("GET", "/-/live")
+            return connection.getresponse().status in {200, 404}
+        except OSError:
+            return False
+        finally:
+            connection.close()
 
     def _with_port(self, text: str) -> str:
         return text.replace("8000", str(self.port))
