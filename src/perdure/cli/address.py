@@ -7,6 +7,7 @@ import socket
 from perdure.cli.failures import UNAVAILABLE, Failure
 
 _BACKLOG = 2048
+_PORT_MAX = 65_535
 
 
 def bind(listen: str) -> socket.socket:
@@ -16,29 +17,24 @@ def bind(listen: str) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        bound = socket.socket(family, kind, protocol)
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: a name too long for DNS
+        reason = getattr(error, "strerror", None) or "no such name"
+        raise Failure(f"{host} is not an address of this machine ({reason})") from error
+    bound = socket.socket(family, kind, protocol)
+    try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
         bound.listen(_BACKLOG)
-    except socket.gaierror as error:
-        raise Failure(f"{host} is not an address of this machine ({error.strerror})") from error
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise Failure(
-                f"port {port} on {host} is in use",
-                f"stop what uses it, or choose another: --listen {host}:{port + 1}",
-                exit_code=UNAVAILABLE,
-            ) from error
-        raise Failure(
-            f"cannot listen on {listen}: {error.strerror}", exit_code=UNAVAILABLE
-        ) from error
+        bound.close()
+        raise _refusal(error, host, port) from error
     return bound
 
 
 def url_of(bound: socket.socket) -> str:
     """How a browser on this machine reaches the socket."""
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_joined(host, port)}"
 
 
 def is_loopback(bound: socket.socket) -> bool:
@@ -48,6 +44,21 @@ def is_loopback(bound: socket.socket) -> bool:
 
 def _split(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65_535:
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > _PORT_MAX:
         raise Failure(f"{listen!r} is not HOST:PORT", "for example --listen 127.0.0.1:8000")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def _refusal(error: OSError, host: str, port: int) -> Failure:
+    if error.errno == errno.EADDRINUSE:
+        other = _joined(host, port % _PORT_MAX + 1)
+        hint: str | None = f"stop what uses it, or choose another: --listen {other}"
+        return Failure(f"port {port} on {host} is in use", hint, exit_code=UNAVAILABLE)
+    hint = "ports below 1024 are for root" if error.errno == errno.EACCES else None
+    return Failure(
+        f"cannot listen on {host} port {port}: {error.strerror}", hint, exit_code=UNAVAILABLE
+    )
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

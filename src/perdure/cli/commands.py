@@ -46,18 +46,16 @@ def run(
 
     Example: perdure run app.py --listen 127.0.0.1:9000
     """
+    from perdure.cli.options import ServeOptions
     from perdure.cli.run import run_app
 
-    raise typer.Exit(
-        run_app(
-            target,
-            store or f"sqlite:{data}",
-            listen=listen,
-            with_supervisor=supervisor,
-            log_level=log_level,
-            log_format=log_format,
-        )
+    options = ServeOptions(
+        target=target,
+        store=store or f"sqlite:{data}",
+        log_level=log_level,
+        log_format=log_format,
     )
+    raise typer.Exit(run_app(options, listen=listen, with_supervisor=supervisor))
 
 
 @cli.command()

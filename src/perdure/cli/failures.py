@@ -18,11 +18,11 @@ USAGE = 2
 DATA_DAMAGED = 65  # EX_DATAERR: the store is damaged, foreign or newer
 NO_INPUT = 66  # EX_NOINPUT: no such file, type or key
 UNAVAILABLE = 69  # EX_UNAVAILABLE: the address is taken
-APP_BROKEN = 70  # EX_SOFTWARE: the app raised while it was loaded or started
+APP_BROKEN = 70  # EX_SOFTWARE: the app did not start
 CANNOT_CREATE = 73  # EX_CANTCREAT: a file or folder could not be written
 DISK_FAILED = 74  # EX_IOERR: the disk failed under a commit; starting again recovers
 LOCKED = 75  # EX_TEMPFAIL: another process owns the store
-BAD_APP = 78  # EX_CONFIG: the app is declared in a way that cannot work
+BAD_APP = 78  # EX_CONFIG: the app cannot be loaded
 
 # A server that ended like this would end the same way again.
 NOT_WORTH_A_RETRY = frozenset((0, USAGE, DATA_DAMAGED, NO_INPUT, UNAVAILABLE, LOCKED, BAD_APP))

@@ -2,14 +2,22 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 
+import perdure
 from perdure.base.errors import DefinitionError
-from perdure.cli.failures import APP_BROKEN, BAD_APP, NO_INPUT, Failure, failure_of
+from perdure.cli.failures import BAD_APP, NO_INPUT, Failure
 from perdure.web.app import App
+
+_NOT_THE_USERS = (
+    str(Path(perdure.__file__).parent) + os.sep,
+    str(Path(os.__file__).parent) + os.sep,  # Python's own
+    "<frozen",
+)
 
 
 def load_app(target: str) -> App:
@@ -23,43 +31,63 @@ def load_app(target: str) -> App:
     others = [key for key, value in vars(module).items() if isinstance(value, App)]
     if app is None:
         hint = f"use {name}:{others[0]}" if others else f"add `{variable} = App(...)` to it"
+        if module.__file__ is None:  # Python takes any folder for a package
+            _refuse_folder(Path(name))
         raise Failure(f"{name} has no variable {variable!r}", hint, exit_code=BAD_APP)
-    raise Failure(
-        f"{name}:{variable} is a {type(app).__name__}, not a perdure.App", exit_code=BAD_APP
-    )
+    kind = "class" if isinstance(app, type) else type(app).__name__
+    raise Failure(f"{name}:{variable} is a {kind}, not a perdure.App", exit_code=BAD_APP)
 
 
 def _import(name: str) -> ModuleType:
     try:
         if name.endswith(".py") or "/" in name:
             return _import_file(Path(name))
-        sys.path.insert(0, str(Path.cwd()))
-        return importlib.import_module(name)
-    except DefinitionError as error:
-        raise failure_of(error) from error
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
-            hint = f"for a file, write {name}.py" if Path(f"{name}.py").exists() else None
-            raise Failure(f"there is no module {name}", hint, exit_code=NO_INPUT) from error
-        raise Failure(
-            f"{name} imports {error.name}, which is not installed", exit_code=APP_BROKEN
-        ) from error
-    except SyntaxError as error:
-        place = f"{error.filename}:{error.lineno}"
-        raise Failure(f"{place}: {error.msg}", exit_code=BAD_APP) from error
+        return _import_module(name)
     except Failure:
         raise
+    except DefinitionError as error:
+        message, hint = f"{_place(error)}{error}", None
+    except ModuleNotFoundError as error:
+        message = f"{_place(error)}imports {error.name}, which is not installed here"
+        hint = f"install it beside perdure: {sys.executable} -m pip install …"
+    except SyntaxError as error:
+        message, hint = _what_does_not_parse(name, error), None
+    except SystemExit as error:
+        message = f"{_place(error)}{name} ended the process while it was imported"
+        hint = 'put what shall only run as a script below `if __name__ == "__main__":`'
     except Exception as error:
-        raise Failure(
-            f"{name} raised while it was imported\n{_own_part(error)}", exit_code=BAD_APP
-        ) from error
+        message, hint = f"{name} raised while it was imported\n{_own_part(error)}", None
+    raise Failure(message, hint, exit_code=BAD_APP)
+
+
+# -- importing -----------------------------------------------------------------------------------
+
+
+def _import_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise Failure(f"{name!r} is neither a .py file nor a module", "for example: app.py")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # it is there, but imports something that is not
+        hint = f"for a file, write {name}.py" if Path(f"{name}.py").exists() else None
+        raise Failure(f"there is no module {name}", hint, exit_code=NO_INPUT) from error
 
 
 def _import_file(path: Path) -> ModuleType:
+    _refuse_folder(path)
     if not path.is_file():
         raise Failure(f"there is no file {path}", "give a .py file or a module", exit_code=NO_INPUT)
     if (path.parent / "__init__.py").is_file():
         return _import_from_package(path.resolve())
+    if path.stem == "perdure" or path.stem in sys.stdlib_module_names:
+        raise Failure(
+            f"{path} would take the place of the module {path.stem!r}",
+            "give the file another name",
+            exit_code=BAD_APP,
+        )
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
     if spec is None or spec.loader is None:
@@ -80,13 +108,44 @@ def _import_from_package(path: Path) -> ModuleType:
     return importlib.import_module(".".join(reversed(names)))
 
 
-def _own_part(error: Exception) -> str:
-    """The traceback without our and the importer's frames: the user's code only."""
-    ours = str(Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<frozen")) and "importlib" not in frame.filename
-    ]
-    lines = traceback.format_list(frames) + traceback.format_exception_only(error)
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        app = path / "app.py"
+        hint = f"use {app}" if app.is_file() else "give a .py file or a module"
+        raise Failure(f"{path} is a folder", hint, exit_code=NO_INPUT)
+
+
+# -- what went wrong -----------------------------------------------------------------------------
+
+
+def _what_does_not_parse(name: str, error: SyntaxError) -> str:
+    place = f"{_short(error.filename)}:{error.lineno}" if error.filename else name
+    line = f"\n    {error.text.strip()}" if error.text else ""
+    return f"{place}: {error.msg}{line}"
+
+
+def _own_part(error: BaseException) -> str:
+    """The traceback without our, Python's and libraries' frames: the user's code only."""
+    lines = traceback.format_list(_own_frames(error)) + traceback.format_exception_only(error)
     return "".join(lines).rstrip()
+
+
+def _place(error: BaseException) -> str:
+    """`shop.py:12: `, the last line of the user's own that led to the error."""
+    frames = _own_frames(error)
+    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    own = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        is_others = "site-packages" in frame.filename or frame.filename.startswith(_NOT_THE_USERS)
+        if not is_others:
+            frame.filename = _short(frame.filename)
+            own.append(frame)
+    return own
+
+
+def _short(filename: str) -> str:
+    path = Path(filename)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename

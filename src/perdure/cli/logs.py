@@ -8,12 +8,18 @@ from typing import Any
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+# At the level `warning` their info is told too: what a server does with its life.
+_LIFE_CYCLE = ("perdure.server", "perdure.supervisor")
+
+
 def set_up_logs(level: str, log_format: str) -> None:
     """Send the `perdure` loggers, and warnings of all others, to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("perdure").setLevel(level.upper())
+    for name in _LIFE_CYCLE if level == "warning" else ():
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

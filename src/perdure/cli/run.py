@@ -1,42 +1,34 @@
 """`perdure run`: check what was asked for, bind the address, and serve."""
 
-import msgspec
-
 from perdure.cli.address import bind
 from perdure.cli.failures import Failure
+from perdure.cli.options import ServeOptions
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
 
 
-def run_app(
-    target: str,
-    store: str,
-    *,
-    listen: str,
-    with_supervisor: bool,
-    log_level: str,
-    log_format: str,
-) -> int:
+def run_app(options: ServeOptions, *, listen: str, with_supervisor: bool) -> int:
     """Serve until stopped; returns the exit code. Raises Failure."""
-    _check("--log-level", log_level, _LEVELS)
-    _check("--log-format", log_format, _FORMATS)
-    chosen = {
-        "target": target,
-        "store": store,
-        "log_level": log_level,
-        "log_format": log_format,
-    }
+    _check("--log-level", options.log_level, _LEVELS)
+    _check("--log-format", options.log_format, _FORMATS)
+    _check_store(options.store)
     bound = bind(listen)
     if with_supervisor:
         from perdure.cli.supervisor import Supervisor
 
-        return Supervisor(msgspec.json.encode(chosen).decode(), bound).run()
-    from perdure.cli.serve import ServeOptions, serve
+        return Supervisor(options, bound).run()
+    from perdure.cli.serve import serve  # heavy, and the supervisor has no use for it
 
-    return serve(ServeOptions(**chosen), bound, None)
+    return serve(options, bound)
 
 
 def _check(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise Failure(f"{option} is {value!r}", f"use one of: {', '.join(allowed)}")
+
+
+def _check_store(url: str) -> None:
+    scheme, _, rest = url.partition(":")
+    if not ((scheme == "sqlite" and rest) or (scheme == "memory" and not rest)):
+        raise Failure(f"unknown store {url!r}", "use sqlite:DIRECTORY or memory:")

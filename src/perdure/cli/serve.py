@@ -3,17 +3,20 @@
 Started by the supervisor as `python -m perdure.cli.serve`, or called by `run --no-supervisor`.
 
     SIGTERM → readiness says no, still serving → running requests end → actors stop → exit 0
+    the disk failed under a commit → answers leave → exit 74, and nothing is tidied up
 """
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
-from pathlib import Path
+import threading
+import time
 
-import msgspec
 import uvloop
 
 from perdure.base.errors import PerdureError
@@ -21,89 +24,153 @@ from perdure.cli.address import is_loopback, url_of
 from perdure.cli.failures import DISK_FAILED, Failure, failure_of
 from perdure.cli.loading import load_app
 from perdure.cli.logs import set_up_logs
+from perdure.cli.options import ServeOptions, options_from_text
+from perdure.cli.supervisor import READY
 from perdure.web.app import App
 from perdure.web.asgi import Lifespan
 from perdure.web.server import Server
 
 log = logging.getLogger("perdure.server")
 
-_FIRST_TIME = b"1"  # what the supervisor sends to its first child only
+_BROKEN_S = 1.0  # for the answers to calls that the disk failed
+_ORPHAN_S = 10.0  # for a graceful stop once the supervisor is gone
 
 
-class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `perdure run` was told."""
-
-    target: str
-    store: str
-    log_level: str = "warning"
-    log_format: str = "text"
-
-
-def serve(options: ServeOptions, bound: socket.socket, supervisor: socket.socket | None) -> int:
+def serve(
+    options: ServeOptions, bound: socket.socket, supervisor: socket.socket | None = None
+) -> int:
     """Serve until told to stop; returns the exit code.
 
     Args:
-        supervisor: tells whether this is its first child, hears one byte when the server is ready,
-            and when it closes, the server stops.
+        supervisor: hears one byte when the server is ready. When it closes, the server stops.
     """
     set_up_logs(options.log_level, options.log_format)
+    if supervisor is not None:
+        threading.Thread(
+            target=_end_with, args=(supervisor,), name="perdure-supervised", daemon=True
+        ).start()
     try:
         app = load_app(options.target)
-        return uvloop.run(_serve(app, options, bound, supervisor))
+        code = uvloop.run(_Serving(app, options, bound, supervisor).run())
     except PerdureError as error:
         failure = failure_of(error)
     except Failure as error:
         failure = error
+    except KeyboardInterrupt:  # before anything was served
+        return 128 + signal.SIGINT
+    else:
+        if code == DISK_FAILED:
+            # Closing the store would write to the disk that failed, and wait for it.
+            _leave(code)
+        return code
     print(failure.text(), file=sys.stderr)  # noqa: T201
     return failure.exit_code
 
 
-async def _serve(
-    app: App, options: ServeOptions, bound: socket.socket, supervisor: socket.socket | None
-) -> int:
-    stop, exit_code = asyncio.Event(), 0
+class _Serving:
+    """One app while it is served."""
 
-    def broken(error: Exception) -> None:
-        nonlocal exit_code
-        log.critical("the store is broken, ending", extra={"error": str(error)})
-        exit_code = DISK_FAILED
-        stop.set()
+    def __init__(
+        self,
+        app: App,
+        options: ServeOptions,
+        bound: socket.socket,
+        supervisor: socket.socket | None,
+    ) -> None:
+        self._app = app
+        self._options = options
+        self._bound = bound
+        self._supervisor = supervisor
+        self._ended_by: str | None = None
+        self._exit_code = 0
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await app.start(options.store, broken)
-    lifespan = Lifespan(app.mount) if app.mount is not None else None
-    if lifespan is not None:
-        await lifespan.startup()
-    server = Server(app, app.mount, app.limits, state=lifespan.state if lifespan else None)
-    await server.start([bound])
-    if supervisor is None or supervisor.recv(1) == _FIRST_TIME:
-        _greet(options, app, bound)
-    if supervisor is not None:
-        supervisor.send(b"r")
-        loop.add_reader(supervisor, stop.set)  # readable means closed: the supervisor is gone
-    await stop.wait()
-    app.ready = False
-    if exit_code:
-        await server.close()
-    else:
-        await server.drain()
-    if lifespan is not None:
-        await lifespan.shutdown()
-    await app.stop()
-    return exit_code
+    async def run(self) -> int:
+        self._end = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        app, options = self._app, self._options
+        await app.start(options.store, self._on_broken)
+        lifespan = Lifespan(app.mount) if app.mount is not None else None
+        if lifespan is not None:
+            await lifespan.startup()
+        server = Server(app, app.mount, app.limits, state=lifespan.state if lifespan else None)
+        await server.start([self._bound])
+        self._say_ready()
+        await self._end.wait()
+        app.ready = False
+        if self._exit_code == DISK_FAILED:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BROKEN_S):
+                    await server.drain(grace_s=0)
+        else:
+            await self._stop(server, lifespan)
+        return self._exit_code
+
+    async def _stop(self, server: Server, lifespan: Lifespan | None) -> None:
+        # The grace lets a balancer notice. Nobody balances load before a terminal with a Ctrl-C.
+        await server.drain(grace_s=0 if self._ended_by == "SIGINT" else None)
+        try:
+            if lifespan is not None:
+                async with asyncio.timeout(self._app.limits.drain_s):
+                    await lifespan.shutdown()
+        except (PerdureError, TimeoutError) as error:
+            log.error("the mounted app did not stop", extra={"error": str(error)})
+        await self._app.stop()
+        log.info("stopped")
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._ended_by is not None:  # somebody does not want to wait
+            _leave(128 + number)
+        log.info("stopping", extra={"signal": number.name})
+        self._end_by(number.name)
+
+    def _on_broken(self, error: Exception) -> None:
+        if self._exit_code != DISK_FAILED:
+            log.critical("the disk failed, ending", extra={"error": str(error)})
+        self._exit_code = DISK_FAILED
+        self._end_by("the disk")
+
+    def _end_by(self, reason: str) -> None:
+        self._ended_by = self._ended_by or reason
+        self._end.set()
+
+    def _say_ready(self) -> None:
+        if self._options.is_again:
+            log.info("serving again", extra={"pid": os.getpid()})
+        else:
+            _greet(self._options, self._app, self._bound)
+        if self._supervisor is not None:
+            with contextlib.suppress(OSError):  # it is gone; the thread hears of that
+                self._supervisor.send(READY)
 
 
 def _greet(options: ServeOptions, app: App, bound: socket.socket) -> None:
-    where = options.store.removeprefix("sqlite:")
-    print(  # noqa: T201
-        f"Perdure is serving {options.target} on {url_of(bound)} (data in {where})", flush=True
-    )
+    scheme, _, where = options.store.partition(":")
+    kept = f"data in {where}" if scheme == "sqlite" else "data in memory, gone when it stops"
+    print(f"Perdure is serving {options.target} on {url_of(bound)} ({kept})", flush=True)  # noqa: T201
     if app.identify is None and not is_loopback(bound):
         log.warning(
             "no identify: everyone who can reach this address can call every exposed method"
         )
+
+
+def _end_with(supervisor: socket.socket) -> None:
+    """Wait in a thread until the supervisor is gone, then end too: nobody else would end us.
+
+    It would not help to ask for that on the event loop: an endless loop in a method blocks it.
+    """
+    with contextlib.suppress(OSError):
+        supervisor.recv(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _leave(code: int) -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def main() -> None:
@@ -113,11 +180,11 @@ def main() -> None:
     parser.add_argument("listen_descriptor", type=int)
     parser.add_argument("supervisor_descriptor", type=int)
     given = parser.parse_args()
-    sys.path[:] = [path for path in sys.path if path not in {"", str(Path(__file__).parent)}]
-    options = msgspec.json.decode(given.options, type=ServeOptions)
     bound = socket.socket(fileno=given.listen_descriptor)
     supervisor = socket.socket(fileno=given.supervisor_descriptor)
-    sys.exit(serve(options, bound, supervisor))
+    for ours in (bound, supervisor):
+        ours.set_inheritable(False)  # what the app starts must not hold the port
+    sys.exit(serve(options_from_text(given.options), bound, supervisor))
 
 
 if __name__ == "__main__":

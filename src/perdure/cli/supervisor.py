@@ -3,84 +3,106 @@
 It owns the listening socket and hands it down, so that while a server restarts its callers wait in
 the backlog instead of being refused. It holds nothing else, and so has no reason to die itself.
 
-    start child → wait → ended by itself with a final code: leave with it
-                       → died: pause, start again; the pause grows while it never became ready
-    SIGTERM, SIGINT → passed on, wait for the child → leave with its code; again → SIGKILL
+    start child → wait → ended as told, or in a way that another start would not change: leave
+                       → died: pause, start again
+    SIGTERM, SIGINT → passed on, wait for the child, leave; a second one → SIGKILL
+
+Each child holds one end of a socket pair. It says there when it serves; and when it finds that the
+other end is closed, its supervisor is gone, however that ended, and it ends too.
 """
 
-import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from types import FrameType
+from typing import Any
 
-from perdure.cli.failures import APP_BROKEN, NOT_WORTH_A_RETRY
+import msgspec
 
-_ATTEMPTS_MAX = 5  # in a row that never became ready
-_PAUSE_MAX_S = 5.0
-_RAN_WELL_S = 10.0
+from perdure.cli.options import ServeOptions
+from perdure.cli.restarts import ATTEMPTS_MAX, Restarts
+from perdure.cli.signals import Signals
+
+READY = b"r"
 
 
 class Supervisor:
     """Keeps one server process running on one listening socket."""
 
-    def __init__(self, options: str, bound: socket.socket) -> None:
+    def __init__(self, options: ServeOptions, bound: socket.socket) -> None:
         self._options = options
         self._bound = bound
-        self._child: subprocess.Popen[bytes] | None = None
-        self._stop = threading.Event()
-        self._started = 0
+        self._signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+        self._is_stopping = False
 
     def run(self) -> int:
         """Start the server, again and again if need be; returns the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        failures = 0
+        restarts = Restarts()
+        options = self._options
         while True:
             began_s = time.monotonic()
-            code, was_ready = self._run_once()
-            if self._stop.is_set() or code in NOT_WORTH_A_RETRY:
-                return code if code >= 0 else 128 - code
-            failures = 0 if was_ready and time.monotonic() - began_s > _RAN_WELL_S else failures + 1
-            if not was_ready and failures >= _ATTEMPTS_MAX:
-                _say(f"server died {failures} times before it was ready, giving up")
-                return code if code > 0 else APP_BROKEN
-            pause_s = min(0.05 * 2 ** (failures - 1), _PAUSE_MAX_S) if failures > 1 else 0.0
-            _say(f"server died ({_how(code)}), starting again")
-            if self._stop.wait(pause_s):
-                return 128 + signal.SIGTERM
+            code, was_ready = self._run_once(options)
+            if self._is_stopping:
+                # SIGTERM before there was a handler for it: nothing had begun, nothing is lost
+                return 0 if code == -signal.SIGTERM else _exit_code(code)
+            pause_s = restarts.pause_s(code, was_ready=was_ready, ran_s=time.monotonic() - began_s)
+            if pause_s is None:
+                if restarts.has_given_up:
+                    self._log(
+                        "server died (%s), giving up after %d starts", _how(code), ATTEMPTS_MAX
+                    )
+                return _exit_code(code)
+            self._log("server died (%s), starting again", _how(code), pause_s=pause_s)
+            if not self._pause(pause_s):
+                return 0
+            options = msgspec.structs.replace(options, is_again=True)
 
-    def _run_once(self) -> tuple[int, bool]:
+    def _run_once(self, options: ServeOptions) -> tuple[int, bool]:
         """Run one child to its end; returns its exit code and whether it ever was ready."""
         ours, theirs = socket.socketpair()
-        ours.send(b"1" if self._started == 0 else b"0")
-        self._started += 1
+        ours.setblocking(False)
         descriptors = (self._bound.fileno(), theirs.fileno())
-        with ours, theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "perdure.cli.serve", self._options, *map(str, descriptors)],
-                pass_fds=descriptors,
-                start_new_session=True,  # a Ctrl-C reaches us only, and we pass it on once
-            )
-            theirs.close()
-            if self._stop.is_set():
-                self._child.send_signal(signal.SIGTERM)
-            code = self._child.wait()
-            return code, _said_ready(ours)
+        # -P: a folder of the user's with a logging.py in it must not come before Python's own
+        command = [sys.executable, "-P", "-m", "perdure.cli.serve", options.to_text()]
+        with ours:
+            with theirs:
+                child = subprocess.Popen(
+                    [*command, *map(str, descriptors)],
+                    pass_fds=descriptors,
+                    start_new_session=True,  # a Ctrl-C reaches us only, and we pass it on once
+                )
+            code = self._wait(child)
+            return code, _has_said_ready(ours)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        child = self._child
-        if child is not None and child.poll() is None:
-            child.send_signal(signal.SIGKILL if self._stop.is_set() else signal.SIGTERM)
-        self._stop.set()
+    def _wait(self, child: "subprocess.Popen[bytes]") -> int:
+        while (code := child.poll()) is None:
+            for number in self._signals.wait():
+                if number != signal.SIGCHLD:
+                    child.send_signal(signal.SIGKILL if self._is_stopping else number)
+                    self._is_stopping = True
+        return code
+
+    def _pause(self, pause_s: float) -> bool:
+        """Wait; returns False if told to stop meanwhile."""
+        end_s = time.monotonic() + pause_s
+        while (left_s := end_s - time.monotonic()) > 0:
+            if set(self._signals.wait(left_s)) - {signal.SIGCHLD}:
+                return False
+        return True
+
+    def _log(self, message: str, *values: object, **fields: Any) -> None:
+        import logging  # only once there is something to tell
+
+        from perdure.cli.logs import set_up_logs
+
+        set_up_logs(self._options.log_level, self._options.log_format)
+        logging.getLogger("perdure.supervisor").warning(message, *values, extra=fields)
 
 
-def _said_ready(ours: socket.socket) -> bool:
+def _has_said_ready(ours: socket.socket) -> bool:
     try:
-        return ours.recv(1, socket.MSG_DONTWAIT) == b"r"
+        return ours.recv(1) == READY
     except OSError:  # nothing was said, or the child left without listening
         return False
 
@@ -89,5 +111,5 @@ def _how(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _say(text: str) -> None:
-    print(f"perdure[{os.getpid()}]: {text}", file=sys.stderr, flush=True)  # noqa: T201
+def _exit_code(code: int) -> int:
+    return code if code >= 0 else 128 - code
