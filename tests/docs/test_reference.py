@@ -13,6 +13,7 @@ from tests.docs.documents import DOCUMENTS, ROOT, name_of
 
 import perdure
 from perdure import DomainError, Limits, PerdureError, testing
+from perdure.cli import failures
 from perdure.store import sqlite_file
 from perdure.web import problems, request_head
 
@@ -118,6 +119,14 @@ def test_every_command_and_option_is_in_the_reference() -> None:
         told = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", section))
         assert options <= told, f"{command}: {options - told} are not told"
         assert not {option for option in told - options if f"`{option}" in section}
+
+
+def test_every_exit_code_is_in_the_reference() -> None:
+    told = {int(row[0]) for row in rows_of("command-line.md") if row[0].isdigit()}
+    codes = {
+        value for name, value in vars(failures).items() if name.isupper() and type(value) is int
+    }
+    assert told == codes | {0}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
