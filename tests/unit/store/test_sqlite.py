@@ -115,6 +115,18 @@ async def test_a_row_edited_by_hand_is_refused(tmp_path: Path) -> None:
         assert await store.load("cart", "k002") is not None
 
 
+@async_test
+async def test_a_text_that_is_no_longer_one_is_damage(tmp_path: Path) -> None:
+    await _fill(tmp_path)
+    connection = sqlite3.connect(tmp_path / "perdure.db")
+    with connection:
+        connection.execute("UPDATE cart SET state = CAST(x'7bff7d' AS TEXT) WHERE key = 'k001'")
+    connection.close()
+    async with opened(tmp_path) as store:
+        with pytest.raises(StoreCorruptError, match="a text is not UTF-8"):
+            await store.load("cart", "k001")
+
+
 def _damage(change: Callable[[Path], None], directory: Path) -> None:
     asyncio.run(_fill(directory, 200))
     change(directory / "perdure.db")
