@@ -166,6 +166,8 @@ class SqliteReader:
     def _all(self, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
         try:
             return self._connection.execute(sql, values).fetchall()
+        except UnicodeDecodeError as error:
+            raise StoreCorruptError(f"{self._path} is damaged: a text is not UTF-8") from error
         except apsw.Error as error:
             raise store_error(error, self._path) from error
 
