@@ -125,8 +125,8 @@ def time_text(at_ms: int) -> str:
 
 @contextmanager
 def _asking(data: Path, sql: str) -> Iterator[tuple[list[str], Iterator[tuple[Any, ...]]]]:
-    if not sql.isprintable() and any("\ud800" <= character <= "\udfff" for character in sql):
-        raise Failure("the SQL is not valid UTF-8")
+    if not sql.strip() or any("\ud800" <= character <= "\udfff" for character in sql):
+        raise Failure("the SQL is empty or not valid UTF-8")
     with reading(data) as reader:
         try:
             names, rows = reader.query(sql)

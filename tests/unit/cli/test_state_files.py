@@ -1,0 +1,271 @@
+"""`perdure state export|import`: what goes out comes in again, and bad lines do not."""
+
+import asyncio
+import io
+import json
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from tests.unit.cli.invoking import fill, perdure
+
+from perdure.base.errors import InvalidKeyError
+from perdure.base.keys import normalize_key
+from perdure.cli import state_files
+from perdure.store.api import StoredActor
+from perdure.store.sqlite import SqliteStore
+from perdure.store.sqlite_import import SqliteImport
+from perdure.store.sqlite_reader import SqliteReader
+
+GOOD = (
+    '{"type":"cart","key":"%s","version":3,"created_at_ms":5,"updated_at_ms":7,"state":{"n":1.0}}'
+)
+Actors = dict[tuple[str, str], StoredActor]
+
+
+def put(directory: Path, actors: Actors) -> None:
+    store = SqliteImport(directory)
+    with store.batch():
+        for (name, _), actor in actors.items():
+            store.put(name, actor, replace=False)
+    store.close()
+
+
+def content(directory: Path) -> Actors:
+    reader = SqliteReader.of_store(directory)
+    try:
+        return {
+            (name, actor.key): actor
+            for name in reader.actor_tables()
+            for actor in reader.scan(name, "", 10_000)
+        }
+    finally:
+        reader.close()
+
+
+def _storable(key: str) -> bool:
+    try:
+        return normalize_key(key) == key
+    except InvalidKeyError:
+        return False
+
+
+_keys = st.text(min_size=1, max_size=20).filter(_storable)
+_times = st.integers(0, 2**42)
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+_states = st.dictionaries(st.text(max_size=5), _json, max_size=3).map(
+    lambda state: json.dumps(state, ensure_ascii=len(state) % 2 == 0).encode()
+)
+
+
+@st.composite
+def _actors(draw: st.DrawFn) -> Actors:
+    drawn: Actors = {}
+    for key in draw(st.lists(_keys, unique=True, max_size=8)):
+        created, later = draw(_times), draw(_times)
+        version = draw(st.integers(1, 2**63 - 1))
+        actor = StoredActor(key, draw(_states), version, created, created + later)
+        drawn[draw(st.sampled_from(["cart", "shopping_list", "größe"])), key] = actor
+    return drawn
+
+
+@settings(max_examples=40, deadline=None)
+@given(_actors())
+def test_keys_versions_times_and_states_survive_export_and_import(actors: Actors) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        put(folder / "from", actors)
+        file = folder / "actors.jsonl"
+        assert perdure("state", "export", file, "--data", folder / "from").exit_code == 0
+        done = perdure("state", "import", file, "--data", folder / "to")
+        assert done.exit_code == 0, done.errors
+        assert content(folder / "to") == content(folder / "from") == actors
+        again = perdure("state", "export", "-", "--data", folder / "to")
+        assert again.output.encode() == file.read_bytes()
+        assert not list(folder.glob("*.unfinished"))
+
+
+def test_a_state_is_kept_byte_for_byte(tmp_path: Path) -> None:
+    state = b'{"big":12345678901234567890123,"form":[1.0,1e2,-0.0],"text":"\\u00e9\xc3\xa9"}'
+    put(tmp_path / "from", {("cart", "a"): StoredActor("a", state, 1, 1, 1)})
+    perdure("state", "export", tmp_path / "x", "--data", tmp_path / "from")
+    perdure("state", "import", tmp_path / "x", "--data", tmp_path / "to")
+    assert content(tmp_path / "to")["cart", "a"].state == state
+
+
+def test_a_state_of_several_lines_is_one_line_of_the_export(tmp_path: Path) -> None:
+    put(tmp_path / "from", {("cart", "a"): StoredActor("a", b'{\n "n": 1.0\n}', 1, 1, 1)})
+    done = perdure("state", "export", "-", "--data", tmp_path / "from")
+    assert len(done.output.splitlines()) == 1
+    done = perdure("state", "import", "-", "--data", tmp_path / "to", given=done.output)
+    assert done.exit_code == 0, done.errors
+    assert content(tmp_path / "to")["cart", "a"].state == b'{"n":1.0}'
+
+
+def test_a_server_can_go_on_with_what_was_imported(tmp_path: Path) -> None:
+    perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
+
+    async def body() -> StoredActor | None:
+        store = SqliteStore(tmp_path)
+        await store.open(["cart", "order"])
+        found = await store.load("cart", "a")
+        await store.close()
+        return found
+
+    assert asyncio.run(body()) == StoredActor("a", b'{"n":1.0}', 3, 5, 7)
+
+
+def test_one_type_can_be_exported(tmp_path: Path) -> None:
+    fill(tmp_path, {"cart": {"a": "{}"}, "order": {"b": "{}"}})
+    done = perdure("state", "export", "-", "--type", "Order", "--data", tmp_path)
+    assert [json.loads(line)["key"] for line in done.output.splitlines()] == ["b"]
+    assert "exported 1 actors" in done.errors
+    done = perdure("state", "export", "-", "--type", "Nothing", "--data", tmp_path)
+    assert done.exit_code == 66
+
+
+def test_an_export_goes_into_a_pipe_as_well(tmp_path: Path) -> None:
+    fill(tmp_path / "data", {"cart": {"a": "{}"}})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    assert perdure("state", "export", pipe, "--data", tmp_path / "data").exit_code == 0
+    reader.join(10)
+    assert b'"key":"a"' in read[0]
+    assert pipe.is_fifo()
+
+
+def test_a_failed_export_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None:
+    actors = {("cart", f"{n:04}"): StoredActor(f"{n:04}", b"{}", 1, 1, 1) for n in range(100)}
+    put(tmp_path, actors)
+    store = SqliteImport(tmp_path)
+    store._execute("UPDATE cart SET checksum = 1 WHERE key = '0099'")
+    store.close()
+    file = tmp_path / "x"
+    file.write_text("old")
+    assert perdure("state", "export", file, "--data", tmp_path).exit_code == 65
+    assert file.read_text() == "old"
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_an_export_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    fill(tmp_path, {"cart": {"a": "{}"}})
+    done = perdure("state", "export", tmp_path / "no" / "x", "--data", tmp_path)
+    assert done.exit_code == 73
+    assert "No such file or directory" in done.errors
+
+
+# -- importing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("nonsense", "malformed"),
+        ('{"type":"cart"', "truncated"),
+        ("[]", "Expected `object`"),
+        ('{"type":"cart","key":"a"}', "missing required field `version`"),
+        (GOOD.replace('"state"', '"more":1,"state"') % "a", "unknown field `more`"),
+        (GOOD.replace('"version":3', '"version":0') % "a", "version"),
+        (GOOD.replace('"version":3', '"version":9223372036854775808') % "a", "version"),
+        (GOOD.replace('"version":3', '"version":"3"') % "a", "version"),
+        (GOOD.replace('"created_at_ms":5', '"created_at_ms":8') % "a", "after updated_at_ms"),
+        (GOOD.replace('"updated_at_ms":7', '"updated_at_ms":1e30') % "a", "updated_at_ms"),
+        (GOOD.replace('{"n":1.0}', "[1]") % "a", "Expected `object`"),
+        (GOOD.replace('{"n":1.0}', '{"n":}') % "a", "malformed"),
+        (GOOD.replace('{"n":1.0}', '{"n":"\\ud800"}') % "a", ""),
+        (GOOD.replace('{"n":1.0}', '{"n":' * 5000 + "1" + "}" * 5000) % "a", "recursion"),
+        (GOOD % "", "cannot be a key"),
+        (GOOD % "a\\nb", "control character"),
+        (GOOD.replace('"cart"', '"perdure_request"') % "a", "name of a type"),
+        (GOOD.replace('"cart"', '"a\\"b"') % "a", "name of a type"),
+        (GOOD.replace('"cart"', '"Cart"') % "a", "snake_case"),
+        (GOOD % "first", "cart/first is in the store already"),
+    ],
+)
+def test_a_bad_line_is_refused_and_named(tmp_path: Path, line: str, reason: str) -> None:
+    given_ = "\n".join([GOOD % "first", "", line, GOOD % "last"])
+    done = perdure("state", "import", "-", "--data", tmp_path, given=given_)
+    assert done.exit_code == 65
+    assert done.errors.startswith("perdure: line 3: ")
+    assert reason in done.errors
+    assert "nothing was imported" in done.errors
+    assert content(tmp_path) == {}
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    line = (GOOD % "x").encode().replace(b'"n"', b'"\xff"')
+    done = perdure("state", "import", "-", "--data", tmp_path, given=line)
+    assert done.exit_code == 65
+    assert "line 1: " in done.errors
+
+
+def test_batches_before_a_bad_line_are_kept_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_files, "_BATCH_LINES", 2)
+    lines = [GOOD % key for key in "abcd"] + ["bad", GOOD % "f"]
+    done = perdure("state", "import", "-", "--data", tmp_path, given="\n".join(lines))
+    assert "line 5: " in done.errors
+    assert "lines 1 to 4 are in the store" in done.errors
+    assert [key for _, key in content(tmp_path)] == list("abcd")
+    lines[4] = GOOD % "e"
+    given_ = "\n".join(lines)
+    done = perdure("state", "import", "-", "--replace", "--data", tmp_path, given=given_)
+    assert done.exit_code == 0
+    assert "imported 6 actors" in done.errors
+    assert [key for _, key in content(tmp_path)] == list("abcdef")
+
+
+def test_an_actor_that_is_there_is_replaced_only_when_told(tmp_path: Path) -> None:
+    fill(tmp_path, {"cart": {"a": '{"old":1}'}})
+    done = perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
+    assert done.exit_code == 65
+    assert "--replace" in done.errors
+    assert content(tmp_path)["cart", "a"].state == b'{"old":1}'
+    done = perdure("state", "import", "-", "--replace", "--data", tmp_path, given=GOOD % "a")
+    assert done.exit_code == 0
+    assert content(tmp_path)["cart", "a"] == StoredActor("a", b'{"n":1.0}', 3, 5, 7)
+
+
+def test_importing_beside_a_server_names_the_holder(tmp_path: Path) -> None:
+    async def body() -> None:
+        store = SqliteStore(tmp_path)
+        await store.open(["cart"])
+        done = perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
+        assert done.exit_code == 75
+        assert f"in use by process {os.getpid()} on" in done.errors
+        await store.close()
+
+    asyncio.run(body())
+    assert content(tmp_path) == {}
+
+
+def test_a_file_that_is_not_there_is_told_and_no_store_is_made(tmp_path: Path) -> None:
+    done = perdure("state", "import", tmp_path / "x", "--data", tmp_path / "data")
+    assert done.exit_code == 66
+    assert "there is no file" in done.errors
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path, is_terminal: bool) -> None:
+    fill(tmp_path, {"cart": {"a": "{}"}})
+    screen = io.StringIO()
+    notes = Console(file=screen, force_terminal=is_terminal, width=80)
+    state_files.export_state(tmp_path, str(tmp_path / "x"), None, notes)
+    state_files.import_state(tmp_path / "to", str(tmp_path / "x"), replace=False, notes=notes)
+    assert ("export" in screen.getvalue()) == is_terminal
+    assert ("import" in screen.getvalue()) == is_terminal
+    assert is_terminal or screen.getvalue() == ""
