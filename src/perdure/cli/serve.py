@@ -33,7 +33,7 @@ from perdure.web.server import Server
 log = logging.getLogger("perdure.server")
 
 _BROKEN_S = 1.0  # for the answers to calls that the disk failed
-_ORPHAN_S = 10.0  # for a graceful stop once the supervisor is gone
+_ORPHAN_S = 5.0  # for a graceful stop once the supervisor is gone
 
 
 def serve(

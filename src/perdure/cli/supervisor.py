@@ -81,6 +81,7 @@ class Supervisor:
                 if number != signal.SIGCHLD:
                     child.send_signal(signal.SIGKILL if self._is_stopping else number)
                     self._is_stopping = True
+                    self._bound.close()  # who comes when the child takes no more is refused
         return code
 
     def _pause(self, pause_s: float) -> bool:
