@@ -1,0 +1,175 @@
+"""Bugs on purpose. Each is one small change to the source and the test that must fail for it.
+
+A suite that cannot see these is not a suite. `test_planted.py` applies them to a copy, one at a
+time.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Replace `old`, which must occur once in `file`, by `new`; then `test` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+_ACTIVATION, _COMMITTER = "actor/activation.py", "runtime/committer.py"
+_SQLITE, _FILE, _ROUTE = "store/sqlite.py", "store/sqlite_file.py", "web/actor_route.py"
+_GATE = "tests/unit/actor/test_gate.py"
+_SQLITE_TEST = "tests/unit/store/test_sqlite.py"
+
+PLANTED = (
+    Planted(
+        "replies leave before the commit",
+        _COMMITTER,
+        "            await self._store.commit(",
+        "            commit.open()\n            await self._store.commit(",
+        "tests/faults/test_kills.py::test_a_kill_at_every_point_of_a_commit_is_survived[before_fsync]",
+    ),
+    Planted(
+        "an exception is not undone",
+        _ACTIVATION,
+        "                self._restore()",
+        "                pass",
+        "tests/unit/actor/test_turns.py::test_an_exception_leaves_no_trace",
+    ),
+    Planted(
+        "the answer to an idempotency key is not committed",
+        _ACTIVATION,
+        "        commit.records.append(record)",
+        "        pass",
+        "tests/faults/test_kills.py::test_kills_at_random_moments_lose_nothing_and_count_nothing_twice",
+    ),
+    Planted(
+        "a failed sync is ignored",
+        _SQLITE,
+        "        except (apsw.IOError, OSError) as error:\n            raise self._break(error)",
+        "        except (apsw.IOError, OSError) as error:\n            return\n            raise",
+        "tests/faults/test_disks.py::test_a_failed_sync_is_not_acknowledged_and_ends_the_process[7]",
+    ),
+    Planted(
+        "commits are not synced",
+        _FILE,
+        "PRAGMA synchronous = FULL",
+        "PRAGMA synchronous = NORMAL",
+        f"{_SQLITE_TEST}::test_it_syncs_every_commit",
+    ),
+    Planted(
+        "the version is not checked",
+        _SQLITE,
+        """ AND "{name}".version = new.column3 - 1'""",
+        "'",
+        "tests/contract/test_stores.py::TestSqliteStore::test_only_the_next_version_is_taken",
+    ),
+    Planted(
+        "the mailbox has no bound",
+        _ACTIVATION,
+        "if len(self._mailbox) >= self._host.limits.mailbox_depth_max:",
+        "if False:",
+        "tests/unit/actor/test_turns.py::test_a_full_mailbox_refuses_at_once_and_loses_nothing",
+    ),
+    Planted(
+        "the checksum of a row is ignored",
+        "store/sqlite_reader.py",
+        "if checksum != row_checksum(key, version, encoded):",
+        "if False:",
+        f"{_SQLITE_TEST}::test_a_row_edited_by_hand_is_refused",
+    ),
+    Planted(
+        "two processes may own one directory",
+        _FILE,
+        "            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "            pass",
+        "tests/faults/test_damage.py::test_a_second_server_on_the_same_directory_is_refused",
+    ),
+    Planted(
+        "a descriptor of the database is closed, and with it all locks are lost",
+        _FILE,
+        "    if (size := path.stat().st_size) < expected:",
+        '    path.open("rb").close()\n    if (size := path.stat().st_size) < expected:',
+        f"{_SQLITE_TEST}::test_somebody_who_looks_in_takes_nothing_away",
+    ),
+    Planted(
+        "a cut file is not noticed",
+        _FILE,
+        "    if 0 < size < _HEADER_BYTES:",
+        "    if False:",
+        f"{_SQLITE_TEST}::test_a_file_that_was_cut_anywhere_is_refused",
+    ),
+    Planted(
+        "damage amid the WAL is not noticed",
+        _FILE,
+        "    refuse_damaged_wal(path",
+        "    (lambda *_: None)(path",
+        f"{_SQLITE_TEST}::test_a_flipped_bit_amid_the_wal_is_named_and_a_torn_tail_is_not",
+    ),
+    Planted(
+        "commits behind a failed one go on",
+        _COMMITTER,
+        "        if self._filling is not None:\n            lost.append(",
+        "        if False:\n            lost.append(",
+        f"{_GATE}::test_a_failed_commit_takes_the_later_ones_and_the_mailbox_with_it",
+    ),
+    Planted(
+        "an activation survives its failed commit",
+        _COMMITTER,
+        "                    activation.kill(error)",
+        "                    pass",
+        f"{_GATE}::test_a_failed_commit_answers_with_the_error_and_the_truth_is_read_again",
+    ),
+    Planted(
+        "a read of uncommitted state does not wait",
+        _ACTIVATION,
+        "            self.commit.hold(turn, body)  # it may have seen what is not durable yet",
+        "            turn.succeed(body)",
+        f"{_GATE}::test_a_read_of_uncommitted_state_waits_for_its_commit",
+    ),
+    Planted(
+        "a refusal does not wait",
+        _ACTIVATION,
+        "self.commit.hold(turn, error)  # the refusal, too, may rest on what is not durable",
+        "turn.fail(error)",
+        f"{_GATE}::test_a_refusal_that_saw_uncommitted_state_waits_too",
+    ),
+    Planted(
+        "answers that wait for the commit being written are not counted",
+        _COMMITTER,
+        "self._filling, self._writing = None, commit",
+        "self._filling = None",
+        f"{_GATE}::test_answers_that_wait_for_a_slow_commit_are_bounded",
+    ),
+    Planted(
+        "another request under the same idempotency key gets the old answer",
+        _ACTIVATION,
+        "        if record.fingerprint != _fingerprint(turn):",
+        "        if False:",
+        "tests/unit/actor/test_idempotency.py::test_another_request_under_the_same_id_is_refused",
+    ),
+    Planted(
+        "an interleaving turn does not wait for its actor",
+        "actor/interleaving.py",
+        "        if activation.running is None:",
+        "        if True:",
+        "tests/unit/actor/test_interleave.py"
+        "::test_a_stretch_never_sees_the_half_done_work_of_another_turn",
+    ),
+    Planted(
+        "pages of other sites may call",
+        _ROUTE,
+        '            raise ForbiddenError("a page of another site may not call this")',
+        "            pass",
+        "tests/unit/runtime/test_asgi_app.py::test_posts_of_another_site_are_refused",
+    ),
+    Planted(
+        "access rules are not asked",
+        _ROUTE,
+        "            await check_access(access, turn.caller, key)",
+        "            pass",
+        "tests/unit/runtime/test_asgi_app.py::test_access_rules",
+    ),
+)
