@@ -2,7 +2,7 @@
 
 import os
 
-from perdure import Actor, App, Limits, expose, read
+from perdure import Actor, App, Limits, expose, read, relaxed
 
 
 class Ledger(Actor):
@@ -20,8 +20,11 @@ class Ledger(Actor):
         return self.total
 
     @expose
-    async def shrink(self) -> None:
-        self.padding = ""
+    @relaxed(loss_max_s=0.2)
+    async def add_soon(self, entry: str, amount: int) -> int:
+        self.entries[entry] = self.entries.get(entry, 0) + 1
+        self.total += amount
+        return self.total
 
     @expose
     @read

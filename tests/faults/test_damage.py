@@ -113,7 +113,7 @@ def test_a_damaged_database_never_tells_a_lie(
 def test_a_damaged_wal_is_named_or_gives_an_earlier_state(
     tmp_path: Path, crashed: tuple[Path, Oracle], damage: object
 ) -> None:
-    """In the last transaction damage looks like a crash, and a cut always does; see PROMISES.md."""
+    """In the last transaction damage looks like a crash, and a cut always does."""
     source, oracle = crashed
     random, verdicts = seeded(), Counter[str]()
     wal = (source / "perdure.db-wal").read_bytes()
