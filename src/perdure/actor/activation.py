@@ -274,8 +274,7 @@ class Activation:
 
     def end_stretch(self, turn: Turn) -> None:
         """An interleaving turn pauses: commit what it did since its last pause."""
-        if self.dead is not None:
-            raise StoreError(f"{self} was thrown away: {self.dead}")
+        self._refuse_if_dead()
         if self._take_state(turn):
             self._join_commit()
 
@@ -358,18 +357,22 @@ class Activation:
 
     async def save(self, turn: Turn) -> None:
         """Commit the state in the middle of a turn."""
+        self._refuse_if_dead()  # its version may fit the store, but its memory never was true
         if self._take_state(turn):
             self._join_commit()
         await self.durable()
 
     async def durable(self) -> None:
         """Wait until everything that turns of this actor did so far is durable."""
-        if self.dead is not None:
-            raise StoreError(f"{self} was thrown away: {self.dead}") from self.dead
+        self._refuse_if_dead()
         if self.commit is not None:
             waiter = asyncio.get_running_loop().create_future()
             self.commit.hold_future(waiter)
             await waiter
+
+    def _refuse_if_dead(self) -> None:
+        if self.dead is not None:
+            raise StoreError(f"{self} was thrown away: {self.dead}") from self.dead
 
     # -- idempotency -----------------------------------------------------------------------------
 

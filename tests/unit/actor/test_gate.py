@@ -31,11 +31,19 @@ class Counter(Actor):
     async def tell(self, other: str) -> int:
         return await Counter.at(other).add(1)
 
+    async def add_wait_and_save(self, amount: int) -> None:
+        await _go.wait()
+        self.total += amount
+        await self.save()
+
     async def add_save_and_fail(self, amount: int) -> None:
         self.total += amount
         await self.save()
         self.total += 1000
         raise LookupError("after the save")
+
+
+_go = asyncio.Event()
 
 
 def _added(store: ScriptedStore) -> list[tuple[str, bytes, int]]:
@@ -196,6 +204,30 @@ async def test_save_that_fails_raises_in_the_turn() -> None:
             await call
         store.open_up()
         assert await Counter.at("b").view() == 0
+
+
+@async_test
+async def test_a_turn_of_an_activation_that_was_thrown_away_cannot_save() -> None:
+    """Its memory holds what never was, yet its version may be the very next one."""
+    global _go
+    _go = asyncio.Event()
+    store = ScriptedStore()
+    async with running(Counter, store=store):
+        store.hold()
+        lost = asyncio.create_task(Counter.at("a").add(1))
+        await store.next_commit()
+        zombie = asyncio.create_task(Counter.at("a").add_wait_and_save(100))
+        await spin()
+        store.fail(StoreFullError("no space"))
+        with pytest.raises(StoreFullError):
+            await lost
+        store.open_up()
+        assert await Counter.at("a").add(5) == 5
+        _go.set()
+        with pytest.raises(StoreError, match="thrown away"):
+            await zombie
+        assert (await store.load("counter", "a")).state == b'{"total":5}'  # type: ignore[union-attr]
+        assert await Counter.at("a").add(1) == 6
 
 
 @async_test
