@@ -392,6 +392,7 @@ class Activation:
         record = self.records.get(turn.request_id) if self.records else None
         if record is None:
             record = await self._host.find_request(self, turn.request_id)
+        self._refuse_if_dead()  # the gate that it would wait at has broken already
         if record is None:
             return False
         answer: bytes | BaseException = record.reply

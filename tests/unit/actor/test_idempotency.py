@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import Actor, RequestReusedError, StoreFullError, interleave, read
+from perdure import Actor, RequestReusedError, StoreError, StoreFullError, interleave, read
 from perdure.store.sqlite import SqliteStore
 from perdure.testing import async_test, running, spin
 from perdure.testing.scripted_store import ScriptedStore
@@ -114,6 +114,23 @@ async def test_the_record_commits_with_the_state_or_not_at_all() -> None:
         store.open_up()
         assert await Purse.at("a", request_id="r").pay(5) == 5
         assert await Purse.at("a").view() == 5
+
+
+@async_test
+async def test_a_repeat_that_meets_the_failing_commit_is_answered_too() -> None:
+    """Its turn had the actor when the activation was thrown away, but had not begun."""
+    store = ScriptedStore()
+    async with running(Purse, store=store):
+        store.hold()
+        first = asyncio.create_task(Purse.at("a", request_id="r").pay(5))
+        await store.next_commit()
+        repeat = asyncio.create_task(Purse.at("a", request_id="r").pay(5))
+        store.fail(StoreFullError("no space"))
+        for call in (first, repeat):
+            with pytest.raises(StoreError):
+                async with asyncio.timeout(5):
+                    await call
+        store.open_up()
 
 
 @async_test
