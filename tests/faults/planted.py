@@ -123,6 +123,13 @@ PLANTED = (
         f"{_GATE}::test_a_failed_commit_answers_with_the_error_and_the_truth_is_read_again",
     ),
     Planted(
+        "an activation that was thrown away can save",
+        _ACTIVATION,
+        "        self._refuse_if_dead()  # its version may fit the store, but",
+        "        # its version may fit the store, but",
+        f"{_GATE}::test_a_turn_of_an_activation_that_was_thrown_away_cannot_save",
+    ),
+    Planted(
         "a read of uncommitted state does not wait",
         _ACTIVATION,
         "            self.commit.hold(turn, body)  # it may have seen what is not durable yet",
