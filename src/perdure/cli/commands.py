@@ -184,7 +184,7 @@ def export_(
     from perdure.cli.tables import console_for_notes
 
     count = export_state(data, file, actor_type, console_for_notes())
-    typer.echo(f"exported {count:,} actors", err=True)
+    typer.echo(f"exported {_actors(count)}", err=True)
 
 
 @state.command("import")
@@ -206,7 +206,11 @@ def import_(
     from perdure.cli.tables import console_for_notes
 
     count = import_state(data, file, replace=replace, notes=console_for_notes())
-    typer.echo(f"imported {count:,} actors", err=True)
+    typer.echo(f"imported {_actors(count)}", err=True)
+
+
+def _actors(count: int) -> str:
+    return f"{count:,} actor" if count == 1 else f"{count:,} actors"
 
 
 def run_command_line() -> None:

@@ -72,7 +72,8 @@ def _import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # it is there, but imports something that is not
-        hint = f"for a file, write {name}.py" if Path(f"{name}.py").exists() else None
+        is_file = Path(f"{name}.py").is_file()
+        hint = f"for a file, write {name}.py" if is_file else "give a .py file or a module"
         raise Failure(f"there is no module {name}", hint, exit_code=NO_INPUT) from error
 
 

@@ -50,7 +50,7 @@ class App:
         store: str | Store = "sqlite:data",
         limits: Limits | None = None,
     ) -> None:
-        self.actor_types = [actor_type_of(actor) for actor in actors]
+        self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]
         _refuse_same_names(self.actor_types)
         self.identify = identify
         self.mount = mount
@@ -178,6 +178,15 @@ class _Nothing:
 
     def handle(self, _route: object, exchange: "Exchange") -> None:
         exchange.reply_problem(NotFoundError("nothing is at this path"))
+
+
+def _actor_class(given: Any) -> type[Actor]:
+    if isinstance(given, type) and issubclass(given, Actor):
+        return given
+    name = given.__name__ if isinstance(given, type) else repr(given)
+    raise DefinitionError(
+        f"{name} is no actor class; App takes classes that derive from Actor, like App(Cart)"
+    )
 
 
 def _refuse_same_names(actor_types: list[ActorType]) -> None:

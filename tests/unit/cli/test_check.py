@@ -90,6 +90,8 @@ def test_it_prints_the_settings_and_marks_changed_limits(lines: list[str]) -> No
             "parameter n has no type",
         ),
         ("class A(Actor): ...\nx = A\nclass A(Actor): ...\napp = App(x, A)", "two actor classes"),
+        ("class Cart:\n    n = 0\napp = App(Cart)", "Cart is no actor class"),
+        ("class Cart(Actor):\n    n: int = 0\napp = App(Cart())", "Cart(n=0) is no actor class"),
     ],
 )
 def test_a_definition_that_cannot_work_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
