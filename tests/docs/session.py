@@ -29,7 +29,7 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = _free_port()
-        (folder / ".curlrc").write_text("silent\n")
+        (folder / ".curlrc").write_text("silent\nshow-error\n")
         self._server: subprocess.Popen[str] | None = None
         self._server_output = ""
         scripts = str(Path(sys.executable).parent)
