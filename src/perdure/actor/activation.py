@@ -352,6 +352,7 @@ class Activation:
 
     def flush(self) -> None:
         """Commit what relaxed turns have changed."""
+        self.flush_due_s = 0.0  # not by the clock: this timer may have come a tick early
         if self.relaxed and self.dead is None:
             self._join_commit()
 
