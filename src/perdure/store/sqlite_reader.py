@@ -4,6 +4,7 @@ WAL lets any number of readers see committed data while the owner writes. Every 
 its checksum before anybody sees it.
 """
 
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from perdure.store.sqlite_file import (
     refuse_short_file,
     store_error,
 )
+from perdure.store.sqlite_wal import refuse_damaged_wal
 
 ROW = "key, state, version, checksum, created_at_ms, updated_at_ms"
 
@@ -160,8 +162,28 @@ class SqliteReader:
         try:
             self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
             check_format(self._connection, self._path, is_new=False)
+            self._refuse_damaged_wal()
         except apsw.Error as error:
             raise store_error(error, self._path) from error
+
+    def _refuse_damaged_wal(self) -> None:
+        """As the owner does at its start: else SQLite would hide what is behind the damage."""
+        frames = self._valid_frames()
+        try:
+            refuse_damaged_wal(self._path.with_name(self._path.name + "-wal"), frames)
+        except FileNotFoundError:  # its owner stops just now, and leaves nothing in it
+            return
+        except StoreCorruptError:
+            if self._valid_frames() == frames:  # else an owner is at work, and was seen writing
+                raise
+
+    def _valid_frames(self) -> int:
+        try:
+            [(_, frames, _)] = self._connection.execute("PRAGMA wal_checkpoint(NOOP)").fetchall()
+        except apsw.ReadOnlyError:  # SQLite before 3.51 takes NOOP for PASSIVE: nothing is checked
+            return sys.maxsize
+        assert isinstance(frames, int)
+        return frames
 
     def _all(self, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -230,6 +231,28 @@ def test_a_row_that_does_not_fit_its_checksum_is_not_shown(
     database.close()
     errors = _refused_as_damaged(tmp_path, command)
     assert "cart/a does not fit its checksum" in errors
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_a_damaged_log_is_told_and_not_passed_over(tmp_path: Path, command: list[str]) -> None:
+    """SQLite would show what was before the damage, as if there had never been more."""
+
+    async def crash() -> None:
+        store = SqliteStore(tmp_path / "data")
+        await store.open(["cart"])
+        for n in range(20):
+            await store.commit(Batch([ActorWrite("cart", f"{n:02}", b"{}", 1)], [], 5))
+        shutil.copytree(tmp_path / "data", tmp_path / "crashed")
+        await store.close()
+
+    asyncio.run(crash())
+    crashed = tmp_path / "crashed"
+    (crashed / "perdure.db-shm").unlink()
+    log = crashed / "perdure.db-wal"
+    content = bytearray(log.read_bytes())
+    content[len(content) // 2] ^= 1
+    log.write_bytes(content)
+    assert "is damaged; acknowledged turns behind it" in _refused_as_damaged(crashed, command)
 
 
 def _refused_as_damaged(directory: Path, command: list[str]) -> str:
