@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tests.unit.cli.invoking import perdure
 
+from perdure.cli import new
+
 ROOT = Path(__file__).parents[3]
 FILES = {"app.py", "test_app.py", "README.md", "requirements.txt"}
 
@@ -83,6 +85,15 @@ def test_nothing_is_overwritten(
     assert "shop is not empty; nothing was written" in done.errors
     assert [path.name for path in (tmp_path / "shop").iterdir()] == [present]
     assert (tmp_path / "shop" / present).read_text() == "mine"
+
+
+def test_nor_is_a_file_that_appears_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new, "_check", lambda _folder: None)  # it was not there when looked for
+    (tmp_path / "app.py").write_text("mine")
+    assert perdure("new", tmp_path).exit_code == 73
+    assert (tmp_path / "app.py").read_text() == "mine"
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:

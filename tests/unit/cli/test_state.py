@@ -60,6 +60,12 @@ def test_pages_go_through_all_keys_and_name_the_next_page(data: Path) -> None:
     assert seen == sorted(KEYS)
 
 
+def test_the_last_page_names_no_next_one_even_when_it_is_full(data: Path) -> None:
+    done = perdure("state", "list", "TodoList", "--limit", str(len(KEYS)), "--data", data)
+    assert len(done.output.splitlines()) == 1 + len(KEYS)
+    assert done.errors == ""
+
+
 def test_the_hint_for_the_next_page_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     fill(tmp_path, {"cart": {"a $b": "{}", "c": "{}"}})
     done = perdure("state", "list", "cart", "--limit", "1", "--data", tmp_path)

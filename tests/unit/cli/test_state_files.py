@@ -228,6 +228,18 @@ def test_batches_before_a_bad_line_are_kept_and_told(
     assert [key for _, key in content(tmp_path)] == list("abcdef")
 
 
+def test_a_table_that_was_undone_with_its_batch_is_made_again(tmp_path: Path) -> None:
+    store = SqliteImport(tmp_path)
+    actor = StoredActor("a", b"{}", 1, 1, 1)
+    with pytest.raises(ZeroDivisionError), store.batch():
+        store.put("cart", actor, replace=False)
+        raise ZeroDivisionError
+    with store.batch():
+        store.put("cart", actor, replace=False)
+    store.close()
+    assert content(tmp_path) == {("cart", "a"): actor}
+
+
 def test_an_actor_that_is_there_is_replaced_only_when_told(tmp_path: Path) -> None:
     fill(tmp_path, {"cart": {"a": '{"old":1}'}})
     done = perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
