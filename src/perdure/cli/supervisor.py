@@ -53,7 +53,7 @@ class Supervisor:
                         "server died (%s), giving up after %d starts", _how(code), ATTEMPTS_MAX
                     )
                 return _exit_code(code)
-            self._log("server died (%s), starting again", _how(code), pause_s=pause_s)
+            self._log("server died (%s), starting again", _how(code), **_pause_field(pause_s))
             if not self._pause(pause_s):
                 return 0
             options = msgspec.structs.replace(options, is_again=True)
@@ -110,6 +110,10 @@ def _has_said_ready(ours: socket.socket) -> bool:
 
 def _how(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _pause_field(pause_s: float) -> dict[str, float]:
+    return {"pause_s": pause_s} if pause_s else {}
 
 
 def _exit_code(code: int) -> int:

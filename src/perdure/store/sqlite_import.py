@@ -71,6 +71,13 @@ class SqliteImport:
             actor.created_at_ms,
             actor.updated_at_ms,
         )
+        if replace:
+            # An answer that is remembered belongs to the state that goes: who sends that call again
+            # would be told of an effect which is not there.
+            self._execute(
+                "DELETE FROM perdure_request WHERE actor_type = ? AND key = ?",
+                (actor_type, actor.key),
+            )
         verb = "INSERT OR REPLACE" if replace else "INSERT"
         try:
             self._execute(f'{verb} INTO "{actor_type}" ({ROW}) VALUES (?,?,?,?,?,?)', values)
