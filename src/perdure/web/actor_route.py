@@ -93,31 +93,45 @@ class ActorRoutes:
             raise NotFoundError(f"{class_name.decode()} has no exposed method of that name")
         key = key_of_path_segment(raw_key, self._node.limits.key_bytes_max)
         request_id = _checked_headers(exchange)
+        access = method.options.access or self._default_access
+        if self._identify is None and access == "anyone":
+            self._submit(method, key, exchange, None, request_id)
+        else:
+            self._node.spawn(self._admit(method, key, exchange, access, request_id))
+
+    async def _admit(
+        self, method: Method, key: str, exchange: "Exchange", access: Any, request_id: str | None
+    ) -> None:
+        """Find out who calls, and whether they may; only then look at what they sent."""
+        try:
+            caller = await self._caller(exchange)
+            await check_access(access, caller, key)
+            if request_id is not None and caller is not None:
+                # nobody replays another's; a header cannot hold the line end, so no two mix
+                request_id = f"{caller.id}\n{request_id}"
+            self._submit(method, key, exchange, caller, request_id)
+        except Exception as error:
+            if not isinstance(error, PerdureError):
+                log.exception("identify failed", exc_info=error)
+            exchange.reply_problem(error)
+
+    def _submit(
+        self,
+        method: Method,
+        key: str,
+        exchange: "Exchange",
+        caller: Caller | None,
+        request_id: str | None,
+    ) -> None:
         turn = HttpTurn(
             method,
             _arguments(method, exchange),
             deadline_s=self._node.now_s() + self._node.limits.call_timeout_s,
+            caller=caller,
             request_id=request_id,
         )
         turn.exchange = exchange
-        access = method.options.access or self._default_access
-        if self._identify is None and access == "anyone":
-            self._node.submit(method.actor_type, key, turn)
-        else:
-            self._node.spawn(self._check_access(turn, key, access))
-
-    async def _check_access(self, turn: HttpTurn, key: str, access: Any) -> None:
-        try:
-            turn.caller = await self._caller(turn.exchange)
-            await check_access(access, turn.caller, key)
-        except Exception as error:
-            if not isinstance(error, PerdureError):
-                log.exception("identify failed", exc_info=error)
-            turn.exchange.reply_problem(error)
-            return
-        if turn.request_id is not None and turn.caller is not None:
-            turn.request_id = f"{turn.caller.id} {turn.request_id}"  # nobody replays another's
-        self._node.submit(turn.method.actor_type, key, turn)
+        self._node.submit(method.actor_type, key, turn)
 
     async def _caller(self, exchange: "Exchange") -> Caller | None:
         if self._identify is None:

@@ -23,14 +23,19 @@ _TITLES: dict[int, str] = {
     401: "Not signed in",
     403: "Forbidden",
     404: "Not found",
-    405: "Method not allowed",
     409: "Conflict",
     413: "Too large",
     422: "The arguments do not fit",
+    429: "Too many requests",
     500: "Internal error",
     503: "Try again later",
     504: "Deadline passed",
 }
+
+_TITLES_BY_KIND = {"request-reused": "The idempotency key was used for another request"}
+
+# RFC 9110, 11.6.1: a 401 names a scheme; ours is whatever the app's own sign-in is
+_CHALLENGE = b"www-authenticate: Session\r\n"
 
 
 def problem(
@@ -49,11 +54,13 @@ def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
     if not isinstance(error, PerdureError):
         return 500, problem(500, "internal", _TITLES[500]), b""
     status = error.status
-    title = _TITLES.get(status, "The call was refused")
+    title = _TITLES_BY_KIND.get(error.kind) or _TITLES.get(status, "The call was refused")
     extensions: dict[str, object] = {}
     if isinstance(error, BadArgumentsError) and error.field is not None:
         extensions["field"] = error.field
     body = problem(status, error.kind, title, str(error) or None, **extensions)
     if isinstance(error, MethodNotAllowedError):
         return status, body, b"allow: %b\r\n" % error.allowed.encode("ascii")
+    if status == 401:
+        return status, body, _CHALLENGE
     return status, body, _RETRY_AFTER if status == 503 else b""
