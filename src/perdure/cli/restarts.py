@@ -4,7 +4,7 @@ from perdure.cli.failures import LOCKED, NOT_WORTH_A_RETRY
 
 ATTEMPTS_MAX = 5  # in a row that never became ready
 PAUSE_MAX_S = 5.0
-RAN_WELL_S = 10.0
+RAN_WELL_S = 2.0
 _PAUSE_MIN_S = 0.1
 
 
