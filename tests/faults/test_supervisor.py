@@ -10,7 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import pytest
@@ -111,6 +111,24 @@ def test_while_it_stops_it_still_answers_and_says_that_it_is_not_ready(tmp_path:
         assert run.wait() == 0
 
 
+def test_while_it_stops_a_kept_connection_still_gets_its_answer(tmp_path: Path) -> None:
+    with Supervised(tmp_path) as run:
+        run.wait_ready()
+        with closing(HTTPConnection("127.0.0.1", run.port, timeout=WITHIN_S)) as kept:
+            assert _view(kept) == (200, None)
+            run.process.send_signal(signal.SIGTERM)
+            until(lambda: run.ask("GET", "/-/ready")[0] == 503, "readiness to say no")
+            assert _view(kept) == (200, "close")  # and is told that it was the last one
+        assert run.wait() == 0
+
+
+def _view(connection: HTTPConnection) -> tuple[int, str | None]:
+    connection.request("GET", "/counter/c/view")
+    reply = connection.getresponse()
+    reply.read()
+    return reply.status, reply.getheader("connection")
+
+
 def test_a_second_signal_kills(tmp_path: Path) -> None:
     with Supervised(tmp_path) as run, ThreadPoolExecutor(1) as pool:
         pid = run.wait_ready()
@@ -123,11 +141,25 @@ def test_a_second_signal_kills(tmp_path: Path) -> None:
         assert isinstance(future.exception(WITHIN_S), OSError | HTTPException)
 
 
-def test_a_stop_before_it_is_ready_is_a_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_it_is_ready_is_a_stop(tmp_path: Path, number: signal.Signals) -> None:
     slow = "from pathlib import Path\nPath('begun').touch()\nimport time\ntime.sleep(60)\n"
     with Supervised(tmp_path, slow) as run:
         until((tmp_path / "begun").exists, "the import to begin")
-        run.process.send_signal(signal.SIGTERM)
+        run.process.send_signal(number)
+        assert run.wait() == 0
+        assert run.log() == ""
+
+
+def test_a_mounted_app_that_never_starts_can_be_stopped(tmp_path: Path) -> None:
+    hangs = "import asyncio\nfrom pathlib import Path\n"
+    hangs += "async def pages(scope, receive, send):\n    Path('begun').touch()\n"
+    hangs += "    await asyncio.Event().wait()\n"
+    with Supervised(
+        tmp_path, hangs + APP.replace("App(Counter)", "App(Counter, mount=pages)")
+    ) as run:
+        until((tmp_path / "begun").exists, "the lifespan to begin")
+        run.process.send_signal(signal.SIGINT)
         assert run.wait() == 0
         assert run.log() == ""
 

@@ -86,16 +86,16 @@ class _Serving:
 
     async def run(self) -> int:
         self._end = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        app, options = self._app, self._options
-        await app.start(options.store, self._on_broken)
+        app = self._app
+        await app.start(self._options.store, self._on_broken)
         lifespan = Lifespan(app.mount) if app.mount is not None else None
         if lifespan is not None:
             await lifespan.startup()
         server = Server(app, app.mount, app.limits, state=lifespan.state if lifespan else None)
         await server.start([self._bound])
+        # Not before: a start that hangs must not take the signals away that could end it.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
         self._say_ready()
         await self._end.wait()
         app.ready = False

@@ -72,17 +72,22 @@ class Supervisor:
                     pass_fds=descriptors,
                     start_new_session=True,  # a Ctrl-C reaches us only, and we pass it on once
                 )
-            code = self._wait(child)
+            while (code := child.poll()) is None:
+                for number in self._signals.wait():
+                    if number != signal.SIGCHLD:
+                        self._stop(child, number, is_ready=_has_said_ready(ours))
             return code, _has_said_ready(ours)
 
-    def _wait(self, child: "subprocess.Popen[bytes]") -> int:
-        while (code := child.poll()) is None:
-            for number in self._signals.wait():
-                if number != signal.SIGCHLD:
-                    child.send_signal(signal.SIGKILL if self._is_stopping else number)
-                    self._is_stopping = True
-                    self._bound.close()  # who comes when the child takes no more is refused
-        return code
+    def _stop(
+        self, child: "subprocess.Popen[bytes]", number: signal.Signals, *, is_ready: bool
+    ) -> None:
+        if self._is_stopping:
+            number = signal.SIGKILL
+        elif not is_ready:
+            number = signal.SIGTERM  # SIGINT in the midst of an import would show a traceback
+        child.send_signal(number)
+        self._is_stopping = True
+        self._bound.close()  # who comes when the child takes no more is refused
 
     def _pause(self, pause_s: float) -> bool:
         """Wait; returns False if told to stop meanwhile."""
@@ -103,7 +108,7 @@ class Supervisor:
 
 def _has_said_ready(ours: socket.socket) -> bool:
     try:
-        return ours.recv(1) == READY
+        return ours.recv(1, socket.MSG_PEEK) == READY
     except OSError:  # nothing was said, or the child left without listening
         return False
 
