@@ -15,8 +15,7 @@ from bench.measure import running
 from bench.peers import PEERS
 from bench.peers.base import BIN
 from bench.peers.perdure import run_command
-from bench.processes import SERVER_CORE, MissingPeerError, Processes, free_port
-from bench.quiet import wait_until_quiet
+from bench.processes import SERVER_CORE, MissingPeerError, Processes, free_port, pinned
 
 PERDURE = PEERS["perdure"]
 STORED, AWAKE, WOKEN_ALONE = 1_000_000, 50_000, 10_000
@@ -31,7 +30,7 @@ def measure_all(options: argparse.Namespace, console: Console) -> dict:
     found: dict = {}
     for take in (import_time, time_to_first_answer, latency_of_one_caller, memory_and_waking):
         console.print(f"figures  {take.__name__.replace('_', ' ')}")
-        wait_until_quiet()
+        options.patience.wait_until_quiet()
         try:
             found |= take(options)
         except (MissingPeerError, OSError, RuntimeError) as error:
@@ -51,7 +50,7 @@ def import_time(options: argparse.Namespace) -> dict:
 
 
 def _python_ms(statement: str) -> float:
-    command = ["taskset", "-c", str(SERVER_CORE), str(BIN / "python"), "-c", statement]
+    command = [*pinned(SERVER_CORE), str(BIN / "python"), "-c", statement]
     times_ms = []
     for _ in range(IMPORTS + 1):  # the first one may compile
         start = time.perf_counter()

@@ -11,7 +11,7 @@ import resource
 import subprocess
 from pathlib import Path
 
-from bench.processes import LOAD_CORE, SERVER_CORE, Processes
+from bench.processes import LOAD_CORE, SERVER_CORE, Processes, favour, pinned
 
 SCRIPT = Path(__file__).with_name("load.lua")
 GRACE_S = 30.0
@@ -28,18 +28,15 @@ def drive(
     seed: int,
 ) -> dict:
     """Run wrk for `duration_s` against `processes`; return rates a second and latencies in ms."""
-    command = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(LOAD_CORE), "wrk"]
+    command = [*pinned(LOAD_CORE), "wrk"]
     command += ["--threads", "1", "--connections", str(connections), "--timeout", "15s"]
     command += ["--duration", f"{max(1, round(duration_s))}s", "--script", str(SCRIPT)]
     command += [f"http://127.0.0.1:{port}/", "--", path, str(keys_count), str(seed)]
+    favour(processes.pids())
     before, own_before = busy_and_total(), _own_ticks(processes)
-    finished = subprocess.run(
-        command, capture_output=True, text=True, timeout=duration_s + GRACE_S, check=False
-    )
+    said = _run_wrk(command, duration_s + GRACE_S)
     after, own = busy_and_total(), _own_ticks(processes)
-    if finished.returncode != 0:
-        raise RuntimeError(f"wrk failed: {finished.stderr or finished.stdout}")
-    raw = json.loads(finished.stdout.strip().splitlines()[-1])
+    raw = json.loads(said.strip().splitlines()[-1])
     acknowledged = raw["requests"] - raw["status_errors"]
     return {
         "acknowledged": acknowledged,
@@ -53,6 +50,20 @@ def drive(
         "load_core_busy": _share(before, after, LOAD_CORE),
         "foreign_busy": _foreign_share(before, after, own - own_before),
     }
+
+
+def _run_wrk(command: list[str], timeout_s: float) -> str:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as wrk:
+        try:
+            favour([wrk.pid])
+            said, complaint = wrk.communicate(timeout=timeout_s)
+        finally:
+            wrk.kill()
+    if wrk.returncode != 0:
+        raise RuntimeError(f"wrk failed: {complaint or said}")
+    return said
 
 
 def _own_ticks(processes: Processes) -> int:

@@ -1,6 +1,7 @@
 """Waiting for a quiet machine, because two shared cores measure their other users as well.
 
-A run is chosen or repeated by what others took of the cores, never by its own result.
+A run is chosen or repeated by what others took of the cores, never by its own result. All waits
+and repeats together last no longer than the patience the bench was given.
 """
 
 import time
@@ -15,23 +16,33 @@ LOOK_S = 0.5
 WAIT_S_MAX = 30.0
 
 
-def wait_until_quiet() -> None:
-    """Return when the two cores are idle enough, or when waiting has lasted long enough."""
-    deadline = time.monotonic() + WAIT_S_MAX
-    while time.monotonic() < deadline and _busy_share() > FOREIGN_SHARE_MAX:
-        pass
+class Patience:
+    """How much longer the bench may wait for others to be done."""
 
+    def __init__(self, patience_s: float) -> None:
+        self._left_s = patience_s
 
-def quietest(run: Callable[[], dict]) -> dict:
-    """Run until others took little of the cores, a limited number of times; return the quietest."""
-    attempts: list[dict] = []
-    while len(attempts) < ATTEMPTS_MAX:
-        wait_until_quiet()
-        attempts.append(run())
-        if attempts[-1]["foreign_busy"] <= FOREIGN_SHARE_MAX:
-            break
-    best = min(attempts, key=lambda attempt: attempt["foreign_busy"])
-    return best | {"attempts": len(attempts)}
+    def wait_until_quiet(self) -> None:
+        """Return when the two cores are idle enough, or when waiting has lasted long enough."""
+        start = time.monotonic()
+        limit_s = min(WAIT_S_MAX, self._left_s)
+        while time.monotonic() < start + limit_s and _busy_share() > FOREIGN_SHARE_MAX:
+            pass
+        self._left_s -= time.monotonic() - start
+
+    def quietest(self, run: Callable[[], dict]) -> dict:
+        """Run until others took little of the cores, within limits; return the quietest run."""
+        self.wait_until_quiet()
+        attempts = [run()]
+        while len(attempts) < ATTEMPTS_MAX and self._left_s > 0:
+            if attempts[-1]["foreign_busy"] <= FOREIGN_SHARE_MAX:
+                break
+            self.wait_until_quiet()
+            start = time.monotonic()
+            attempts.append(run())
+            self._left_s -= time.monotonic() - start
+        best = min(attempts, key=lambda attempt: attempt["foreign_busy"])
+        return best | {"attempts": len(attempts)}
 
 
 def _busy_share() -> float:

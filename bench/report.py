@@ -147,6 +147,7 @@ def _how(results: dict) -> str:
 - Before each run the bench waits until the cores are idle, {WAIT_S_MAX:.0f} s at most. A run in
   which others took more than {FOREIGN_SHARE_MAX:.0%} is repeated, up to {ATTEMPTS_MAX} attempts,
   and the one that others disturbed least is kept; {repeated} of {len(results["runs"])} were.
+- `--nice` in the command, when it is there, holds for every server and for the load alike.
 - Each run starts on fresh data, is warmed up, and stops. Figures are medians over the rounds;
   spread is the slowest and the fastest round.
 - After each run of a peer that stores, every cart is read back: all acknowledged additions must be

@@ -5,6 +5,7 @@ drifts: only figures of the same run compare, and the median over rounds drops a
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -17,10 +18,11 @@ from bench import figures, machine, report
 from bench.measure import WORKLOADS, VerificationError, Workload, measure, save
 from bench.peers import PEERS
 from bench.processes import MissingPeerError
-from bench.quiet import quietest
+from bench.quiet import Patience
 
 HERE = Path(__file__).parent
 ROUND_S, ROUNDS, WARM_UP_S = 8.0, 3, 2.0
+PATIENCE_S, PATIENCE_HELP = 600.0, "seconds to wait, in all, for others to leave the cores alone"
 QUICK_ROUND_S, QUICK_ROUNDS, QUICK_WARM_UP_S = 3.0, 1, 1.0
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -35,11 +37,15 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--round-s", type=float, help=f"seconds a round (default {ROUND_S:.0f})")
     parser.add_argument("--no-figures", action="store_true", help="leave out the further figures")
     parser.add_argument("--data-root", type=Path, help="where stores are laid (default: temporary)")
+    parser.add_argument("--patience-s", type=float, default=PATIENCE_S, help=PATIENCE_HELP)
+    parser.add_argument("--nice", type=int, default=0, help="of servers and load; negative: root")
     parser.add_argument("--output", type=Path, default=HERE, help="where the report is written")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     options.round_s = options.round_s or (QUICK_ROUND_S if options.quick else ROUND_S)
     options.warm_up_s = QUICK_WARM_UP_S if options.quick else WARM_UP_S
+    os.environ["BENCH_NICE"] = str(options.nice)
+    options.patience = Patience(options.patience_s)
     options.peers = options.only.split(",") if options.only else list(PEERS)
     if unknown := set(options.peers) - set(PEERS):
         parser.error(f"unknown peers: {', '.join(sorted(unknown))}")
@@ -97,7 +103,9 @@ def measure_round(options: argparse.Namespace, results: dict, round_index: int) 
                 continue
             where = f"round {round_index + 1}/{options.rounds}  {workload.title:12}  {name:18}"
             try:
-                run = quietest(partial(measure_once, options, name, workload, round_index))
+                run = options.patience.quietest(
+                    partial(measure_once, options, name, workload, round_index)
+                )
             except MissingPeerError as error:
                 note_missing(results, name, error)
             except VerificationError as error:
