@@ -32,6 +32,7 @@ def _copy_with(bug: Planted, directory: Path) -> Path:
 def test_a_planted_bug_is_caught(tmp_path: Path, bug: Planted) -> None:
     copy = _copy_with(bug, tmp_path)
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", bug.test]
+    command += ["--timeout=40"]  # a bug may well make its test hang
     environment = {**os.environ, "PYTHONPATH": str(copy), "PERDURE_KILLS": "12"}
     environment.pop("PERDURE_FAULTS_RECORD", None)
     done = subprocess.run(
