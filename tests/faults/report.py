@@ -22,8 +22,9 @@ Last run: {date}, revision {revision}, Python {python}, Linux {kernel}, SQLite {
 
 _FOOT = """
 What these tests cannot show: a kernel with bugs, a disk that says it has synced and has not, and
-damage that SQLite's own format cannot tell from a crash (the last transaction of the WAL, or a WAL
-cut between two transactions): then the store opens with an earlier state, whole but not the newest.
+damage that SQLite's own format cannot tell from a crash (in the last transaction of the WAL, to the
+mark that ends the one before it, or a WAL that was cut): then the store opens with an earlier
+state, whole but not the newest.
 """
 
 
