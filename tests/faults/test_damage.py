@@ -158,19 +158,16 @@ def test_a_foreign_or_newer_store_is_refused_by_name(
     shutil.copytree(crashed[0], data)
     change = f"import sqlite3; sqlite3.connect({str(data / 'perdure.db')!r}).execute({statement!r})"
     subprocess.run([sys.executable, "-c", change], check=True)
-    server = Server(data)
-    with pytest.raises(Died):
-        server.wait_ready()
-    assert server.wait() == DATA_DAMAGED
-    assert told in server.errors()
-    server.close()
+    with closing(Server(data)) as server:
+        with pytest.raises(Died):
+            server.wait_ready()
+        assert server.wait() == DATA_DAMAGED
+        assert told in server.errors()
 
 
 def test_a_second_server_on_the_same_directory_is_refused(tmp_path: Path) -> None:
-    with Server(tmp_path) as first:
-        second = Server(tmp_path)
+    with Server(tmp_path) as first, closing(Server(tmp_path)) as second:
         with pytest.raises(Died):
             second.wait_ready()
         assert second.wait() == 75
         assert f"in use by process {first.process.pid}" in second.errors()
-        second.close()
