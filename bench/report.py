@@ -1,5 +1,6 @@
 """The report: a table on the terminal, and RESULTS.md for whoever wants to know all of it."""
 
+import statistics
 from pathlib import Path
 
 from rich.console import Console
@@ -40,6 +41,12 @@ FILLED = """
 
 The large store was filled through the store's own commit, so its file is in the page cache: waking
 pays for a read of SQLite, not of the disk."""
+
+NOT_QUIET = """
+
+**The machine was not quiet**: others took {share:.0%} of the two cores (median over the runs), and
+of the disk. That costs servers which wait for an fsync far more than nginx, which never does; run
+it again on an idle machine before believing a target met or missed."""
 
 
 def cells(row: Row) -> list[str]:
@@ -96,6 +103,9 @@ def _head(results: dict) -> str:
         f"{machine['load_core']} for the load). A shared machine wanders; the ratios within this "
         "run are what to compare."
     )
+    disturbance = statistics.median([run["foreign_busy"] for run in results["runs"]] or [0.0])
+    if disturbance > FOREIGN_SHARE_MAX:
+        text += NOT_QUIET.format(share=disturbance)
     if results["wrong"]:
         found = "\n".join(f"- {wrong}" for wrong in results["wrong"])
         text += f"\n\n**Checks that failed: do not trust this run.**\n\n{found}"
@@ -145,8 +155,10 @@ def _how(results: dict) -> str:
   shown. "Others" is the share of the two cores spent on anything else (the kernel's writing to
   disk is in it): where it is high even for nginx, the machine was not quiet.
 - Before each run the bench waits until the cores are idle, {WAIT_S_MAX:.0f} s at most. A run in
-  which others took more than {FOREIGN_SHARE_MAX:.0%} is repeated, up to {ATTEMPTS_MAX} attempts,
-  and the one that others disturbed least is kept; {repeated} of {len(results["runs"])} were.
+  which others took more than {FOREIGN_SHARE_MAX:.0%} is repeated, and the one of up to
+  {ATTEMPTS_MAX} attempts that others disturbed least is kept. All of this lasts as long as the
+  patience given ({results["settings"].get("patience_s", 0):.0f} s); {repeated} of \
+{len(results["runs"])} runs were repeated.
 - `--nice` in the command, when it is there, holds for every server and for the load alike.
 - Each run starts on fresh data, is warmed up, and stops. Figures are medians over the rounds;
   spread is the slowest and the fastest round.

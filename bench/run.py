@@ -60,7 +60,11 @@ def main(arguments: list[str]) -> int:
     results = {
         "command": shlex.join(["scripts/bench", *arguments]),
         "machine": machine.describe(options.data_root),
-        "settings": {"rounds": options.rounds, "round_s": options.round_s},
+        "settings": {
+            "rounds": options.rounds,
+            "round_s": options.round_s,
+            "patience_s": options.patience_s,
+        },
         "versions": {},
         "missing": {},
         "wrong": [],  # a check of what is stored, or a run of Perdure
