@@ -13,7 +13,7 @@ Invariants:
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import msgspec
@@ -47,6 +47,7 @@ class Host(Protocol):
     """What an activation needs of the process it lives in."""
 
     limits: Limits
+    now_s: Callable[[], float]  # monotonic
 
     def join_commit(self) -> GroupCommit:
         """The group commit that is filling up; it will be written without further asking."""
@@ -58,10 +59,6 @@ class Host(Protocol):
 
     def flush_later(self, activation: "Activation", loss_max_s: float) -> None:
         """Call `activation.flush()` within that time."""
-        ...
-
-    def now_s(self) -> float:
-        """Monotonic time."""
         ...
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

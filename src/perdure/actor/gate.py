@@ -21,15 +21,15 @@ log = logging.getLogger("perdure.actor")
 class OutputGate:
     """Holds answers until it is opened, or broken; both happen once."""
 
-    __slots__ = ("_held", "_waiters")
+    __slots__ = ("_waiters", "held")
 
     def __init__(self) -> None:
-        self._held: list[tuple[Turn, bytes | BaseException]] = []
+        self.held: list[tuple[Turn, bytes | BaseException]] = []
         self._waiters: list[Future[None]] = []
 
     def hold(self, turn: Turn, answer: bytes | BaseException) -> None:
         """Keep the answer of a turn, its JSON result or its error, back until the gate opens."""
-        self._held.append((turn, answer))
+        self.held.append((turn, answer))
 
     def hold_future(self, waiter: "Future[None]") -> None:
         """Resolve `waiter` when the gate opens; if it breaks, `waiter` raises the error."""
@@ -37,7 +37,7 @@ class OutputGate:
 
     def open(self) -> None:
         """Let everything out, in the order in which it came."""
-        for turn, answer in self._held:
+        for turn, answer in self.held:
             _give(turn, answer)
         for waiter in self._waiters:
             if not waiter.done():
@@ -45,14 +45,11 @@ class OutputGate:
 
     def break_with(self, error: BaseException) -> None:
         """Let nothing out; tell everyone the error instead."""
-        for turn, _ in self._held:
+        for turn, _ in self.held:
             _give(turn, error)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error)
-
-    def __len__(self) -> int:
-        return len(self._held) + len(self._waiters)
 
 
 def _give(turn: Turn, answer: bytes | BaseException) -> None:

@@ -13,44 +13,23 @@ if TYPE_CHECKING:
     from perdure.actor.methods import Method
 
 
-class Turn:
+# A Struct and not a plain class: its constructor is C, and one is built for every call.
+class Turn(msgspec.Struct, eq=False):
     """One call and its place in the call chain. Subclasses say where the answer goes.
 
     `succeed` or `fail` is called exactly once, by the output gate or, where the turn depends on
     nothing uncommitted, at its end.
     """
 
-    __slots__ = (
-        "activation",
-        "arguments",
-        "caller",
-        "deadline_s",
-        "finished",
-        "method",
-        "parent",
-        "request_id",
-        "waits_for",
-    )
-
-    def __init__(
-        self,
-        method: "Method",
-        arguments: msgspec.Struct,
-        *,
-        deadline_s: float,
-        caller: Caller | None = None,
-        parent: "Turn | None" = None,
-        request_id: str | None = None,
-    ) -> None:
-        self.method = method
-        self.arguments = arguments
-        self.deadline_s = deadline_s  # monotonic
-        self.caller = caller
-        self.parent = parent
-        self.request_id = request_id
-        self.activation: Activation = None  # type: ignore[assignment]  # set on its arrival
-        self.waits_for: list[Activation] | None = None  # actors it has called and not heard from
-        self.finished = False
+    method: "Method"
+    arguments: msgspec.Struct
+    deadline_s: float  # monotonic
+    caller: Caller | None = None
+    parent: "Turn | None" = None
+    request_id: str | None = None
+    activation: "Activation" = None  # type: ignore[assignment]  # set on its arrival
+    waits_for: "list[Activation] | None" = None  # actors it has called and not heard from
+    finished: bool = False
 
     def __str__(self) -> str:
         return f"{self.method}({self.activation.key!r})" if self.activation else str(self.method)

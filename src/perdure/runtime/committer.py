@@ -44,11 +44,13 @@ class Committer:
             self._wanted.set()
         return commit
 
-    @property
-    def waiting_turns(self) -> int:
-        """Answers that wait for a commit: the one being written, and the one filling up."""
+    def has_room(self, turns_max: int) -> bool:
+        """False when that many answers wait: for the commit being written and the one filling."""
         filling, writing = self._filling, self._writing  # asked for every call: no loop
-        return (len(filling) if filling else 0) + (len(writing) if writing else 0)
+        return (
+            (0 if filling is None else len(filling.held))
+            + (0 if writing is None else len(writing.held))
+        ) < turns_max
 
     async def stop(self) -> None:
         """Write what is left, then end."""
@@ -78,7 +80,7 @@ class Committer:
             self._fail(commit, error)
             return
         self.commits += 1
-        self.turns += len(commit)
+        self.turns += len(commit.held)
         for activation in commit.states:
             activation.committed(commit)
         points.reach("before_reply")

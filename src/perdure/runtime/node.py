@@ -34,10 +34,8 @@ _FORGET_EVERY_S = 60.0
 _FORGET_ROWS = 10_000
 
 
-class LocalTurn(Turn):
+class LocalTurn(Turn, kw_only=True):
     """A turn whose caller is code in this process."""
-
-    __slots__ = ("answer",)
 
     answer: "asyncio.Future[bytes]"
 
@@ -66,6 +64,7 @@ class Node:
         self.limits = limits
         self.store = store
         self._clock = clock or SystemClock()
+        self.now_s = self._clock.monotonic_s  # itself, not a method around it: each call asks
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,7 +125,7 @@ class Node:
         """Take one call; its answer comes through `turn.succeed` or `turn.fail`, now or later."""
         if not self._running and turn.parent is None:
             turn.fail(StoppingError("this process is stopping"))
-        elif self._committer.waiting_turns >= self.limits.uncommitted_turns_max:
+        elif not self._committer.has_room(self.limits.uncommitted_turns_max):
             turn.fail(OverloadedError("too many turns wait for their commit"))
         else:
             self._catalog.activation(actor_type, key).submit(turn)
@@ -152,8 +151,8 @@ class Node:
             caller=None if parent is None else parent.caller,
             parent=parent,
             request_id=request_id,
+            answer=loop.create_future(),
         )
-        turn.answer = loop.create_future()
         if parent is None:
             self.submit(method.actor_type, key, turn)
             return method.result_from_json(await self._answer(turn))
@@ -190,9 +189,6 @@ class Node:
 
     def flush_later(self, activation: Activation, loss_max_s: float) -> None:
         asyncio.get_running_loop().call_later(loss_max_s, activation.flush)
-
-    def now_s(self) -> float:
-        return self._clock.monotonic_s()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -23,7 +23,7 @@ from perdure.store.sqlite_file import FILE_NAME, DirectoryLock, open_database, s
 from perdure.store.sqlite_reader import ROW, SqliteReader, record_checksum, row_checksum
 
 _CHUNKS = (256, 64, 16, 4, 1)  # rows per statement; SQLite keeps each prepared
-_CHECKPOINT_PAGES = 4_000  # 16 MiB of WAL
+_CHECKPOINT_PAGES = 16_000  # 16 MiB of WAL
 
 _Item = TypeVar("_Item")
 

@@ -8,11 +8,12 @@ Such a request is refused, since a cookie, or the mere reach of a loopback addre
 proof that the user meant it.
 """
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from starlette.requests import HTTPConnection
 
@@ -26,6 +27,7 @@ from perdure.base.errors import (
     NotFoundError,
     NotSignedInError,
     PerdureError,
+    StoppingError,
 )
 from perdure.base.keys import key_of_path_segment
 from perdure.runtime.node import Node
@@ -38,13 +40,10 @@ log = logging.getLogger("perdure.web")
 Identify = Callable[[HTTPConnection], Awaitable[Caller | None] | Caller | None]
 
 _REQUEST_ID_BYTES_MAX = 255
-_CHECKED_HEADERS = frozenset((b"idempotency-key", b"sec-fetch-site", b"origin"))
 
 
-class HttpTurn(Turn):
+class HttpTurn(Turn, kw_only=True):
     """A turn whose caller waits for an HTTP reply."""
-
-    __slots__ = ("exchange",)
 
     exchange: "Exchange"
 
@@ -64,10 +63,10 @@ class ActorRoutes:
         self._node = node
         self._identify = identify
         self._default_access = "signed_in" if identify else "anyone"
-        self._types = {actor_type.route_name.encode(): actor_type for actor_type in actor_types}
+        self._types = {_segment(actor_type.route_name): actor_type for actor_type in actor_types}
         self._exposed = {
             route_name: {
-                name.encode(): method
+                _segment(name): method
                 for name, method in actor_type.methods.items()
                 if method.options.exposed
             }
@@ -92,7 +91,10 @@ class ActorRoutes:
         if method is None:
             raise NotFoundError(f"{class_name.decode()} has no exposed method of that name")
         key = key_of_path_segment(raw_key, self._node.limits.key_bytes_max)
-        request_id = _checked_headers(exchange)
+        fields = exchange.fields
+        if exchange.method == b"POST" and (b"origin" in fields or b"sec-fetch-site" in fields):
+            _refuse_cross_site(exchange)
+        request_id = _request_id(exchange) if b"idempotency-key" in fields else None
         access = method.options.access or self._default_access
         if self._identify is None and access == "anyone":
             self._submit(method, key, exchange, None, request_id)
@@ -110,6 +112,9 @@ class ActorRoutes:
                 # nobody replays another's; a header cannot hold the line end, so no two mix
                 request_id = f"{caller.id}\n{request_id}"
             self._submit(method, key, exchange, caller, request_id)
+        except asyncio.CancelledError:
+            exchange.reply_problem(StoppingError("this process is stopping"))
+            raise
         except Exception as error:
             if not isinstance(error, PerdureError):
                 log.exception("identify failed", exc_info=error)
@@ -129,8 +134,8 @@ class ActorRoutes:
             deadline_s=self._node.now_s() + self._node.limits.call_timeout_s,
             caller=caller,
             request_id=request_id,
+            exchange=exchange,
         )
-        turn.exchange = exchange
         self._node.submit(method.actor_type, key, turn)
 
     async def _caller(self, exchange: "Exchange") -> Caller | None:
@@ -155,6 +160,11 @@ async def check_access(access: Any, caller: Caller | None, key: str) -> None:
     if caller is None:
         raise NotSignedInError("sign in first")
     raise ForbiddenError("this is not yours to call")
+
+
+def _segment(name: str) -> bytes:
+    """The name as it stands in a path: Python's may be of any letters."""
+    return quote(name).encode()
 
 
 def _connection_of(exchange: "Exchange") -> HTTPConnection:
@@ -184,24 +194,19 @@ def _arguments(method: Method, exchange: "Exchange") -> Any:
     raise MethodNotAllowedError(f"{method} answers {allowed}", allowed)
 
 
-def _checked_headers(exchange: "Exchange") -> str | None:
-    """Refuse cross-site POSTs; return the idempotency key, if there is one."""
-    request_id = None
-    for name, value in exchange.headers:
-        if name not in _CHECKED_HEADERS:
-            continue
-        if name == b"idempotency-key":
-            if not 0 < len(value) <= _REQUEST_ID_BYTES_MAX:
-                raise BadArgumentsError(
-                    f"Idempotency-Key has {len(value)} bytes; 1 to {_REQUEST_ID_BYTES_MAX} are"
-                    " allowed",
-                    "Idempotency-Key",
-                )
-            request_id = value.decode("latin-1").strip('"')
-        elif exchange.method == b"POST" and (
-            value in {b"cross-site", b"same-site"}
-            if name == b"sec-fetch-site"
-            else value.partition(b"://")[2] != exchange.header(b"host")
-        ):
-            raise ForbiddenError("a page of another site may not call this")
-    return request_id
+def _refuse_cross_site(exchange: "Exchange") -> None:
+    site, origin = exchange.header(b"sec-fetch-site"), exchange.header(b"origin")
+    if site in {b"cross-site", b"same-site"} or (
+        origin is not None and origin.partition(b"://")[2] != exchange.header(b"host")
+    ):
+        raise ForbiddenError("a page of another site may not call this")
+
+
+def _request_id(exchange: "Exchange") -> str:
+    value = (exchange.header(b"idempotency-key") or b"").strip(b'"')
+    if not 0 < len(value) <= _REQUEST_ID_BYTES_MAX:
+        raise BadArgumentsError(
+            f"Idempotency-Key has {len(value)} bytes; 1 to {_REQUEST_ID_BYTES_MAX} are allowed",
+            "Idempotency-Key",
+        )
+    return value.decode("latin-1")

@@ -127,7 +127,10 @@ class App:
         if self._routes is None and route not in _HEALTH:
             exchange.reply_problem(StoppingError("this process is starting or stopping"))
         elif isinstance(route, bytes):
-            ready = route == b"/-/live" or self.ready
+            # a node whose store broke has stopped by itself
+            ready = route == b"/-/live" or (
+                self.ready and self._node is not None and self._node.is_running
+            )
             exchange.reply(200 if ready else 503, b'{"ok":true}' if ready else b'{"ok":false}')
         else:
             assert self._routes is not None

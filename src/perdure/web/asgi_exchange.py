@@ -27,6 +27,7 @@ class AsgiExchange:
         self.path = path
         self.query: bytes = scope.get("query_string", b"")
         self.headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+        self.fields = dict(self.headers)
         self.client: tuple[str, int] | None = scope.get("client")
         self.scheme: str = scope.get("scheme", "http")
         self.body = body
@@ -73,7 +74,10 @@ async def answer_asgi(
     limits: Limits,
 ) -> None:
     """Read the body, let the endpoint answer, and send the answer."""
-    body = await _body(receive, limits.call_body_bytes_max)
+    try:
+        body = await _body(receive, limits.call_body_bytes_max)
+    except ConnectionError:
+        return  # half a request must not run
     if body is None:
         too_large = problem(413, "body-too-large", "Too large")
         await _send(send, scope, 413, too_large, CONTENT_TYPE, b"")
@@ -87,6 +91,8 @@ async def _body(receive: Any, bytes_max: int) -> bytes | None:
     body = b""
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError("the client left before it had sent everything")
         chunk: bytes = message.get("body", b"")
         body += chunk
         if len(body) > bytes_max:
