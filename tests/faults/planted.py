@@ -168,14 +168,14 @@ PLANTED = (
     Planted(
         "pages of other sites may call",
         _ROUTE,
-        '            raise ForbiddenError("a page of another site may not call this")',
-        "            pass",
+        '        raise ForbiddenError("a page of another site may not call this")',
+        "        pass",
         "tests/unit/runtime/test_asgi_app.py::test_posts_of_another_site_are_refused",
     ),
     Planted(
         "access rules are not asked",
         _ROUTE,
-        "            await check_access(access, turn.caller, key)",
+        "            await check_access(access, caller, key)",
         "            pass",
         "tests/unit/runtime/test_asgi_app.py::test_access_rules",
     ),
