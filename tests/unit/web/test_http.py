@@ -211,3 +211,16 @@ def test_without_an_app_what_no_route_matches_is_not_found():
     assert first.status == 404
     assert first.headers[b"content-type"] == b"application/problem+json"
     assert second.status == 200
+
+
+def test_a_call_that_nobody_answers_gets_504_and_its_late_answer_goes_nowhere() -> None:
+    with running(limits=Limits(call_timeout_s=0.1)) as server, server.connect() as client:
+        client.sendall(b"GET /later/x HTTP/1.1\r\nHost: a\r\n\r\n")
+        data = read_until(client, b"}")
+        (late,) = server.endpoint.kept
+        server.call(lambda: late.reply(200, b'"late"'))
+        client.sendall(GOOD)
+        data += read_all(client)
+    first, second = responses_of(data)
+    assert (first.status, first.json()["type"]) == (504, "urn:perdure:problem:deadline")
+    assert second.status == 200
