@@ -8,9 +8,8 @@ A batch is written with a few many-row statements instead of one statement a row
 the GIL for each, and the writer would have to win it back from a busy event loop every time.
 """
 
-import asyncio
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +20,9 @@ from perdure.base.errors import ConflictError, StoreBrokenError, StoreError
 from perdure.store.api import ActorWrite, Batch, RequestRecord, StoredActor
 from perdure.store.sqlite_file import FILE_NAME, DirectoryLock, open_database, store_error
 from perdure.store.sqlite_reader import ROW, SqliteReader, record_checksum, row_checksum
+from perdure.store.writer_thread import WriterThread
 
-_CHUNKS = (256, 64, 16, 4, 1)  # rows per statement; SQLite keeps each prepared
+_CHUNKS = (256, 128, 64, 32, 16, 8, 4, 2, 1)  # rows per statement; SQLite keeps each prepared
 _CHECKPOINT_PAGES = 16_000  # 16 MiB of WAL
 
 _Item = TypeVar("_Item")
@@ -52,7 +52,7 @@ class SqliteStore:
             self._lock.release()
             raise
         self._lock.sign()
-        self._thread = ThreadPoolExecutor(1, "perdure-writer")
+        self._thread = WriterThread()
         self._broken = None
 
     async def load(self, actor_type: str, key: str) -> StoredActor | None:
@@ -66,16 +66,13 @@ class SqliteStore:
     async def commit(self, batch: Batch) -> None:
         if self._broken:
             raise StoreBrokenError(self._broken)
-        statements = _statements(batch)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._write, statements)
+        await self._thread.run(self._write, _statements(batch))
         if self._wal_pages >= _CHECKPOINT_PAGES:
             # behind the answer, not before it: the batch is durable in the WAL already
-            self._thread.submit(self._checkpoint)
+            self._thread.run(self._checkpoint)
 
     async def forget_requests(self, before_ms: int, limit: int) -> int:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._delete_requests, before_ms, limit)
+        return await self._thread.run(self._delete_requests, before_ms, limit)
 
     async def actor_types(self) -> dict[str, int]:
         counts = {name: self._reader.count(name) for name in self._reader.actor_tables()}
@@ -85,7 +82,7 @@ class SqliteStore:
         return self._reader.scan(actor_type, after, limit)
 
     async def close(self) -> None:
-        self._thread.shutdown(wait=True)
+        self._thread.stop()
         self._reader.close()
         self._writer.close()
         self._lock.release()
@@ -167,13 +164,16 @@ def _statements(batch: Batch) -> list[tuple[str, list[Any], int]]:
     statements = []
     for name, writes in created.items():
         for chunk in _chunks(writes):
-            statements.append((_insert_sql(name, len(chunk)), _values(chunk, batch.at_ms, 2)))
+            rows = len(chunk)
+            statements.append((_insert_sql(name, rows), _values(chunk, batch.at_ms, 2), rows))
     for name, writes in updated.items():
         for chunk in _chunks(writes):
-            statements.append((_update_sql(name, len(chunk)), _values(chunk, batch.at_ms, 1)))
+            rows = len(chunk)
+            statements.append((_update_sql(name, rows), _values(chunk, batch.at_ms, 1), rows))
     for records in _chunks(batch.requests):
-        statements.append((_request_sql(len(records)), _request_values(records, batch.at_ms)))
-    return [(sql, values, sql.count("(?")) for sql, values in statements]
+        rows = len(records)
+        statements.append((_request_sql(rows), _request_values(records, batch.at_ms), rows))
+    return statements
 
 
 def _chunks(items: Sequence[_Item]) -> Iterable[Sequence[_Item]]:
@@ -184,10 +184,12 @@ def _chunks(items: Sequence[_Item]) -> Iterable[Sequence[_Item]]:
             start += size
 
 
+@cache
 def _insert_sql(name: str, rows: int) -> str:
     return f'INSERT INTO "{name}" ({ROW}) VALUES ' + ",".join(["(?,?,?,?,?,?)"] * rows)
 
 
+@cache
 def _update_sql(name: str, rows: int) -> str:
     # UPDATE rather than an upsert: a row that is gone, or has moved on, must not be written over
     return (
@@ -197,6 +199,7 @@ def _update_sql(name: str, rows: int) -> str:
     )
 
 
+@cache
 def _request_sql(rows: int) -> str:
     return "INSERT INTO perdure_request VALUES " + ",".join(["(?,?,?,?,?,?,?)"] * rows)
 

@@ -206,7 +206,7 @@ class SqliteReader:
 
 def row_checksum(key: str, version: int, state: bytes) -> int:
     """What the column `checksum` of an actor's row must hold."""
-    return zlib.crc32(state, zlib.crc32(b"%d %s" % (version, key.encode())))
+    return zlib.crc32(b"%d %b%b" % (version, key.encode(), state))
 
 
 def record_checksum(record: RequestRecord) -> int:
