@@ -113,6 +113,13 @@ def test_every_error_is_public_and_has_a_kind_of_its_own() -> None:
     assert len(set(kinds)) == len(kinds)
 
 
+def test_every_test_that_defends_a_promise_exists() -> None:
+    defended = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "PROMISES.md").read_text())
+    assert len(defended) > 15
+    missing = [name for path, name in defended if f"def {name}(" not in (ROOT / path).read_text()]
+    assert not missing
+
+
 def test_layers_point_one_way() -> None:
     lint = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
