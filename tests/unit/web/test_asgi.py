@@ -54,7 +54,7 @@ def test_the_scope_is_complete():
         await length_app(scope, receive, send)
 
     request = b"GET /a%20b/%c3%a4?c=%20d HTTP/1.1\r\nHost: a\r\nX-Y: z\r\nConnection: close\r\n\r\n"
-    with running(app, state={"shared": 1}, root_path="/root") as server:
+    with running(app, state={"shared": 1}, root_path="/below") as server:
         server.talk(request)
     (scope,) = scopes
     assert scope.pop("client")[0] == "127.0.0.1"
@@ -65,10 +65,10 @@ def test_the_scope_is_complete():
         "http_version": "1.1",
         "method": "GET",
         "scheme": "http",
-        "path": "/root/a b/ä",
-        "raw_path": b"/root/a%20b/%c3%a4",
+        "path": "/below/a b/ä",
+        "raw_path": b"/below/a%20b/%c3%a4",
         "query_string": b"c=%20d",
-        "root_path": "/root",
+        "root_path": "/below",
         "headers": [(b"host", b"a"), (b"x-y", b"z"), (b"connection", b"close")],
         "state": {"shared": 1},
         "extensions": {},
