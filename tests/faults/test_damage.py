@@ -12,11 +12,12 @@ from random import Random
 import pytest
 from tests.faults.lab import Client, Died, Oracle, Server, load, note, run, seeded
 
+from perdure.store.sqlite_file import PAGE_BYTES as PAGE
+
 pytestmark = pytest.mark.faults
 
 DATA_DAMAGED = 65
 FILES = int(os.environ.get("PERDURE_DAMAGES", "6"))
-PAGE = 4096
 
 
 @pytest.fixture(scope="module")

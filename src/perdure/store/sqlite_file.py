@@ -28,7 +28,7 @@ from perdure.store.sqlite_wal import refuse_damaged_wal
 FILE_NAME = "perdure.db"
 # A commit writes whole pages. Small ones write less for the same rows: at 1 KiB instead of SQLite's
 # 4 KiB, commits of 32 rows out of 100,000 were 1.5 times as fast, and the CPU time fell alike.
-_PAGE_BYTES = 1024
+PAGE_BYTES = 1024
 FORMAT = 1  # `user_version`; raise it with every change to the tables, and migrate here
 APPLICATION_ID = 0x50455244  # "PERD"
 CHECK_BYTES_MAX = 32 << 20  # larger files would delay the start; row checksums guard them
@@ -117,7 +117,7 @@ def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) ->
         connection = apsw.Connection(str(path))
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         check_format(connection, path, is_new=is_new)
-        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # only a new file takes it
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # only a new file takes it
         _switch_to_wal(connection, path)
         # FULL: each commit is synced before it returns. NORMAL would lose it in a power cut.
         connection.execute("PRAGMA synchronous = FULL")

@@ -23,6 +23,7 @@ from perdure import (
 )
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
+from perdure.store.sqlite_file import PAGE_BYTES
 from perdure.store.url import store_from_url
 from perdure.testing import async_test
 from perdure.testing.store_contract import TYPES, batch, record, write
@@ -182,16 +183,16 @@ async def test_a_damaged_index_is_found_at_the_start(tmp_path: Path) -> None:
     await _fill(tmp_path)
     path = tmp_path / "perdure.db"
     content = path.read_bytes()
-    pages = [content[at : at + 4096] for at in range(0, len(content), 4096)]
+    pages = [content[at : at + PAGE_BYTES] for at in range(0, len(content), PAGE_BYTES)]
     [index] = [n for n, page in enumerate(pages) if b"k017" in page and b"xxxx" not in page]
-    at = content.index(b"k017", index * 4096)
+    at = content.index(b"k017", index * PAGE_BYTES)
     path.write_bytes(content[:at] + b"k01x" + content[at + 4 :])
     with pytest.raises(StoreCorruptError, match=r"is damaged: .*index"):
         await SqliteStore(tmp_path).open(TYPES)
 
 
 def _frames(wal: bytes) -> int:
-    return (len(wal) - 32) // (4096 + 24)
+    return (len(wal) - 32) // (PAGE_BYTES + 24)
 
 
 @async_test
