@@ -43,7 +43,7 @@ PLANTED = (
         _ACTIVATION,
         "        commit.records.append(record)",
         "        pass",
-        "tests/faults/test_kills.py::test_kills_at_random_moments_lose_nothing_and_count_nothing_twice",
+        "tests/faults/test_kills.py::test_a_kill_at_every_point_of_a_commit_is_survived[after_fsync]",
     ),
     Planted(
         "a failed sync is ignored",
