@@ -8,7 +8,6 @@ import msgspec
 _ENCODER = msgspec.json.Encoder()
 
 encode = _ENCODER.encode
-decode = msgspec.json.decode
 
 
 def decoder(wanted: Any) -> msgspec.json.Decoder[Any]:

@@ -1,7 +1,7 @@
 """One thread that runs what it is given, in order.
 
-Not an executor: that takes two futures, a lock and a wait for each piece of work, which came to a
-twentieth of the time that a server under load spent on its commits.
+Not an executor: that takes two futures, a lock and a wait for each piece of work, which sampling
+showed as about 4 % of the interpreter's time in a server under load.
 """
 
 import asyncio
