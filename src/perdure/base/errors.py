@@ -105,6 +105,34 @@ class RequestReusedError(PerdureError):
     kind = "request-reused"
 
 
+class RequestRunningError(PerdureError):
+    """The same idempotency key is being worked on; its answer can be had in a moment."""
+
+    status = 409
+    kind = "request-running"
+
+
+class UniqueError(DomainError):
+    """Another actor has this value in a field that is `unique`; the turn has left nothing.
+
+    `field` names it.
+    """
+
+    status = 409
+    kind = "not-unique"
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NewerStateError(PerdureError):
+    """Newer code wrote this state; this code can at best read it, and must not write over it."""
+
+    status = 503
+    kind = "newer-state"
+
+
 class CycleError(PerdureError):
     """Raised when a call would wait for an actor that, in the end, waits for the call itself."""
 

@@ -1,16 +1,66 @@
 """The Store protocol: all that Perdure asks of a database.
 
-A store keeps one row per actor (its state as JSON and a version that counts commits) and one row
-per remembered idempotency key. It takes whole batches: everything in a `Batch` becomes durable
-together or none of it does. It never interprets a state and never decides who owns an actor.
+A store keeps one row per actor (its state as JSON and a version that counts commits) and, beside
+it, rows of what its turns left behind: remembered idempotency keys, messages under way, timers,
+and the entries of collections. It takes whole batches: everything in a `Batch` becomes durable
+together or none of it does. It never interprets a state beyond the fields it was told to index,
+and never decides who owns an actor.
 
 The contract is written as tests in `perdure.testing.store_contract`; every adapter passes them.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
+
+# -- what a store must know of a class -----------------------------------------------------------
+
+
+class IndexedField(msgspec.Struct, frozen=True):
+    """A top-level field of the state that can be searched by.
+
+    `kind` says how its JSON is ordered: `plain` (text, numbers and booleans as they are), `time`
+    (RFC 3339 text in UTC, with or without a fraction of a second) or `decimal` (digits in a text).
+    """
+
+    name: str
+    kind: Literal["plain", "time", "decimal"] = "plain"
+    unique: bool = False  # null, and a field that is not there, may occur any number of times
+
+
+class ActorSchema(msgspec.Struct, frozen=True):
+    """One actor class as the store sees it."""
+
+    name: str  # of its table
+    version: int = 1  # of its fields; migrations raise it
+    fields: Sequence[str] = ()  # all top-level ones; the views for people have a column for each
+    indexes: Sequence[IndexedField] = ()
+    expires: bool = False  # `expired` will be asked about it
+
+
+class StoredSchema(msgspec.Struct, frozen=True):
+    """What the store remembers of a class from the last time it was opened with it."""
+
+    name: str
+    version: int
+    fields: Sequence[str]
+
+
+# -- what is stored ------------------------------------------------------------------------------
+
+
+class Timer(msgspec.Struct, frozen=True):
+    """A call that an actor will get at a time it has named."""
+
+    actor_type: str
+    key: str
+    name: str
+    due_at_ms: int
+    method: str
+    arguments: bytes  # JSON
+    every_ms: int | None = None  # not None: it comes again and again
+    attempts: int = 0  # that failed
 
 
 class StoredActor(msgspec.Struct, frozen=True):
@@ -21,6 +71,8 @@ class StoredActor(msgspec.Struct, frozen=True):
     version: int  # how many commits made it
     created_at_ms: int
     updated_at_ms: int
+    schema: int = 1  # the version of the class that wrote it
+    timers: Sequence[Timer] = ()
 
 
 class ActorWrite(msgspec.Struct, frozen=True):
@@ -28,8 +80,9 @@ class ActorWrite(msgspec.Struct, frozen=True):
 
     actor_type: str
     key: str
-    state: bytes
+    state: bytes | None  # None: the actor goes, with its timers and entries
     version: int
+    group: int = 0  # writes of one group, but for 0, are refused together
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
@@ -42,27 +95,162 @@ class RequestRecord(msgspec.Struct, frozen=True):
     reply: bytes
 
 
+class Stream(msgspec.Struct, frozen=True):
+    """All messages from one actor to one receiver: they arrive in the order they were sent."""
+
+    sender_type: str
+    sender_key: str
+    receiver_type: str  # an actor type, or `@name` for an outlet
+    receiver_key: str
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A call that nobody waits for, on its way."""
+
+    stream: Stream
+    method: str
+    arguments: bytes  # JSON
+    uid: str  # random; what a receiver outside knows it by
+    caller: bytes | None  # JSON of the Caller whose turn sent it
+    due_at_ms: int | None  # not before; None: a dead letter
+    attempts: int = 0  # that failed
+    error: str = ""  # of the last attempt
+    id: int = 0  # given by the store, rising
+    sent_at_ms: int = 0  # when it was committed; given by the store
+
+
+class Deferral(msgspec.Struct, frozen=True):
+    """A message was tried in vain, or is to be tried anew."""
+
+    message_id: int
+    attempts: int
+    due_at_ms: int | None  # None: it becomes a dead letter
+    error: str
+
+
+class EntryWrite(msgspec.Struct, frozen=True):
+    """One entry of a collection: put there, or taken away."""
+
+    actor_type: str
+    key: str
+    field: str
+    entry: str
+    value: bytes | None  # JSON; None: it goes
+
+
 class Batch(msgspec.Struct, frozen=True):
     """What one group commit makes durable, at wall-clock time `at_ms`."""
 
     writes: Sequence[ActorWrite]
     requests: Sequence[RequestRecord]
     at_ms: int
+    sent: Sequence[Message] = ()
+    taken: Sequence[Message] = ()  # delivered; each must still be there
+    deferred: Sequence[Deferral] = ()
+    timers: Sequence[Timer] = ()  # set, or set anew
+    cancelled: Sequence[tuple[str, str, str]] = ()  # timers, by actor type, key and name
+    entries: Sequence[EntryWrite] = ()  # each entry once
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A write that was left out, with all that belongs to its actor and its group."""
+
+    actor_type: str
+    key: str
+    field: str  # the unique field whose value another actor has; "" for others of the group
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What became of a batch."""
+
+    message_ids: Sequence[int] = ()  # of `Batch.sent`, in order; 0 where it was left out
+    refused: Sequence[Refusal] = ()
+
+
+# -- questions -----------------------------------------------------------------------------------
+
+Operator = Literal["eq", "ne", "lt", "le", "gt", "ge", "in"]
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """An indexed field compared with a value, or with several for `in`.
+
+    Values are as in JSON, ordered by the field's kind; `eq` and `ne` know None.
+    """
+
+    field: IndexedField
+    operator: Operator
+    value: Any
+
+
+class Ordering(msgspec.Struct, frozen=True):
+    """One field to sort by, nulls first; `key` is the actor's key."""
+
+    field: IndexedField
+    descending: bool = False
+
+
+class Query(msgspec.Struct, frozen=True):
+    """Which actors of one type are wanted: all conditions hold.
+
+    The key is always the last thing to sort by, in the direction of the last ordering.
+    """
+
+    actor_type: str
+    conditions: Sequence[Condition] = ()
+    orderings: Sequence[Ordering] = ()
+    limit: int = 100
+    after: tuple[Sequence[Any], str] | None = None
+    """Go on behind this row: its values of the orderings' fields, as in JSON, and its key."""
+
+
+TimerPlace = tuple[int, str, str, str]
+"""Where a timer stands in the order of all: due_at_ms, actor type, key, name."""
 
 
 class Store(Protocol):
     """One open database. Every method may raise StoreError or one of its kinds."""
 
-    async def open(self, actor_types: Iterable[str]) -> None:
-        """Take ownership, recover, and make room for these actor types.
+    reads_never_wait: bool
+    """True if `load`, `find_request` and `entry` never suspend: they may then be driven in place,
+    without a task."""
 
-        Raises StoreLockedError, StoreCorruptError or StoreFormatError; after any of them the
-        store is as it was.
+    async def open(self, schemas: Iterable[ActorSchema]) -> None:
+        """Take ownership, recover, and make room, indexes and views for these classes.
+
+        Raises StoreLockedError, StoreCorruptError or StoreFormatError; UniqueError when stored
+        actors share the value of a field that is unique now. After any of them the store is as it
+        was.
         """
         ...
 
+    async def close(self) -> None:
+        """Give up ownership. Everything acknowledged is durable already; this only tidies."""
+        ...
+
+    # -- writing
+
+    async def commit(self, batch: Batch) -> Committed:
+        """Make the batch durable; when this returns, it survives a power cut.
+
+        A write that would give a unique field the value of another actor is left out, with its
+        whole group and everything of theirs in the batch, and comes back as refused; the batch's
+        writes are held against that rule in their order.
+
+        Raises ConflictError when a write is not based on the stored version or a message that must
+        be there is not, StoreFullError when there is no space. After any error nothing of the batch
+        is there.
+        """
+        ...
+
+    async def forget_requests(self, before_ms: int, limit: int) -> int:
+        """Drop up to `limit` idempotency records made before `before_ms`; returns how many."""
+        ...
+
+    # -- actors
+
     async def load(self, actor_type: str, key: str) -> StoredActor | None:
-        """The last committed state, or None when the actor was never written."""
+        """The last committed state with its timers, or None when the actor is not stored."""
         ...
 
     async def find_request(
@@ -71,26 +259,68 @@ class Store(Protocol):
         """The remembered answer to an idempotency key, or None."""
         ...
 
-    async def commit(self, batch: Batch) -> None:
-        """Make the batch durable; when this returns, it survives a power cut.
-
-        Raises ConflictError when a write is not based on the stored version, StoreFullError when
-        there is no space. After any error nothing of the batch is there.
-        """
-        ...
-
-    async def forget_requests(self, before_ms: int, limit: int) -> int:
-        """Drop up to `limit` idempotency records made before `before_ms`; returns how many."""
-        ...
-
     async def actor_types(self) -> dict[str, int]:
         """The actor types that have rows, with their number of actors."""
         ...
 
-    async def scan(self, actor_type: str, after: str, limit: int) -> list[StoredActor]:
-        """Up to `limit` actors with keys greater than `after`, in key order (by code point)."""
+    async def schemas(self) -> list[StoredSchema]:
+        """What is known of the stored classes."""
         ...
 
-    async def close(self) -> None:
-        """Give up ownership. Everything acknowledged is durable already; this only tidies."""
+    async def scan(self, actor_type: str, after: str, limit: int) -> list[StoredActor]:
+        """Up to `limit` actors with keys greater than `after`, in key order (by code point).
+
+        Without their timers.
+        """
+        ...
+
+    async def query(self, query: Query) -> list[StoredActor]:
+        """The committed actors that fit, in the order asked for; without their timers."""
+        ...
+
+    async def expired(self, actor_type: str, before_ms: int, limit: int) -> list[str]:
+        """Keys of up to `limit` actors that were last written before `before_ms`, oldest first."""
+        ...
+
+    # -- collections
+
+    async def entry(self, actor_type: str, key: str, field: str, entry: str) -> bytes | None:
+        """The value of one entry of a collection, or None."""
+        ...
+
+    async def entries(
+        self,
+        actor_type: str,
+        key: str,
+        field: str,
+        *,
+        start: str = "",
+        end: str | None = None,
+        limit: int = 100,
+        descending: bool = False,
+    ) -> list[tuple[str, bytes]]:
+        """Up to `limit` entries from `start` on, before `end`, in the order of code points."""
+        ...
+
+    async def count_entries(self, actor_type: str, key: str, field: str) -> int:
+        """How many entries a collection has."""
+        ...
+
+    # -- messages and timers
+
+    async def streams(self, limit: int) -> list[tuple[Stream, int]]:
+        """Up to `limit` streams that have messages under way, with the due_at_ms of the first
+        message of each; those due first come first. Dead letters do not count."""
+        ...
+
+    async def messages(self, stream: Stream, after_id: int, limit: int) -> list[Message]:
+        """Messages of one stream that are under way, in order, with ids greater than `after_id`."""
+        ...
+
+    async def dead_letters(self, after_id: int, limit: int) -> list[Message]:
+        """Messages that were given up, by id."""
+        ...
+
+    async def timers(self, after: TimerPlace, before_ms: int, limit: int) -> list[Timer]:
+        """Timers behind `after` in the order of all, due before `before_ms`."""
         ...
