@@ -19,6 +19,7 @@ from perdure.actor.reference import Reference, Router, reference_class
 from perdure.base.codec import decoder, encode
 from perdure.base.errors import BadArgumentsError, DefinitionError, UnencodableError
 from perdure.base.names import kebab_case, snake_case
+from perdure.store.api import ActorSchema
 
 _SUSPENDING = {"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "SEND", "YIELD_VALUE"}
 
@@ -109,6 +110,8 @@ class ActorType:
         if self.name.startswith(("perdure_", "sqlite_")):
             raise DefinitionError(f"{actor_class.__name__}: names in {self.name!r} are reserved")
         _check_fields(actor_class)
+        self.ttl_ms: int | None = None
+        self.schema = ActorSchema(self.name)
         self.decode_state = _decoder(f"{actor_class.__name__}: its fields", actor_class)
         self.methods = {
             name: Method(self, name, function) for name, function in _functions(actor_class)
@@ -150,7 +153,7 @@ def _functions(actor_class: type[Actor]) -> Iterator[tuple[str, Callable[..., An
         if name.startswith("_") or name in actor_class.__struct_fields__:
             continue
         member = inspect.getattr_static(actor_class, name)
-        if name in own:
+        if name in own and name != "on_expire":
             if member is not inspect.getattr_static(Actor, name):
                 raise DefinitionError(
                     f"{actor_class.__name__}.{name}: that name belongs to Actor itself"
