@@ -20,6 +20,7 @@ from perdure.actor.model import (
     relaxed,
     signed_in,
 )
+from perdure.actor.schema import migrate
 from perdure.base.errors import (
     BadArgumentsError,
     ConflictError,
@@ -30,6 +31,7 @@ from perdure.base.errors import (
     ForbiddenError,
     InvalidKeyError,
     MethodNotAllowedError,
+    NewerStateError,
     NotFoundError,
     NotRunningError,
     NotSignedInError,
@@ -68,6 +70,7 @@ __all__ = [
     "InvalidKeyError",
     "Limits",
     "MethodNotAllowedError",
+    "NewerStateError",
     "NotFoundError",
     "NotRunningError",
     "NotSignedInError",
@@ -87,6 +90,7 @@ __all__ = [
     "anyone",
     "expose",
     "interleave",
+    "migrate",
     "owner",
     "read",
     "relaxed",

@@ -27,6 +27,7 @@ from perdure.base import points
 from perdure.base.codec import encode
 from perdure.base.errors import (
     DeadlineError,
+    NewerStateError,
     OverloadedError,
     PerdureError,
     ReadOnlyError,
@@ -34,7 +35,6 @@ from perdure.base.errors import (
     StateTooLargeError,
     StoppingError,
     StoreError,
-    StoreFormatError,
     UnencodableError,
 )
 from perdure.base.limits import Limits
@@ -81,6 +81,7 @@ class Activation:
         "flush_due_s",
         "key",
         "loading",
+        "newer",
         "records",
         "relaxed",
         "resuming",
@@ -98,6 +99,7 @@ class Activation:
         self.encoded = b""
         self.version = 0  # of the newest commit that holds it, durable or not
         self.commit: GroupCommit | None = None  # the newest not yet durable commit with a state
+        self.newer = False  # newer code wrote the state: it may be read, not written
         self.loading = True
         self.dead: BaseException | None = None
         self.running: Turn | None = None  # the turn that holds the actor
@@ -121,12 +123,7 @@ class Activation:
             self.actor = self.actor_type.actor_class()
             self.encoded = encode(self.actor)
         else:
-            try:
-                self.actor = self.actor_type.decode_state(stored.state)
-            except msgspec.MsgspecError as error:
-                raise StoreFormatError(
-                    f"the stored state of {self} does not fit the class: {error}"
-                ) from error
+            self.actor, self.newer = self.actor_type.decode_stored(stored)
             # not the stored bytes: fields that were added since would look like a change
             self.encoded = encode(self.actor)
             self.version = stored.version
@@ -282,6 +279,8 @@ class Activation:
             return False
         if turn.method.read:
             raise ReadOnlyError(f"{turn} is a @read method, but it changed the state")
+        if self.newer:
+            raise self._newer_state()  # before `encoded` moves on: here the turn can be undone
         limits = self._host.limits
         if len(encoded) > limits.state_bytes_warn:
             self._check_size(turn, len(encoded))
@@ -324,7 +323,9 @@ class Activation:
     # -- committing ------------------------------------------------------------------------------
 
     def _join_commit(self) -> GroupCommit:
-        """Put the state into the group commit that is filling up."""
+        """Put the state into the group commit that is filling up. Raises NewerStateError."""
+        if self.newer:
+            raise self._newer_state()  # an idempotency record would take the state along
         commit = self._host.join_commit()
         if self.commit is not commit:
             self.commit = commit
@@ -332,6 +333,12 @@ class Activation:
         commit.states[self] = self.encoded
         self.relaxed = False
         return commit
+
+    def _newer_state(self) -> NewerStateError:
+        return NewerStateError(
+            f"newer code wrote {self}; this code can read it, but a write would lose what it does "
+            "not know"
+        )
 
     def committed(self, commit: GroupCommit) -> None:
         """`commit`, which held this actor, is durable."""

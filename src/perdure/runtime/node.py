@@ -84,7 +84,7 @@ class Node:
                 raise DefinitionError(
                     f"{actor_type.actor_class.__name__} already runs in another App of this process"
                 )
-        await self.store.open([actor_type.name for actor_type in self.actor_types])
+        await self.store.open([actor_type.schema for actor_type in self.actor_types])
         self._committer = Committer(self.store, self._clock, self._broken)
         self._sweeps = [
             asyncio.create_task(self._sleep_idle(), name="perdure-sleep-idle"),
