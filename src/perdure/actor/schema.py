@@ -13,7 +13,7 @@ fields that the older class does not know. Fields of nested structs are not look
 import inspect
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -24,6 +24,7 @@ from perdure.base.names import snake_case
 from perdure.store.api import StoredActor
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
+StaticMigration: TypeAlias = "staticmethod[[dict[str, Any]], dict[str, Any]]"
 
 _RESERVED = ("perdure_", "sqlite_")
 _TTL_MIN = timedelta(seconds=1)
@@ -32,7 +33,7 @@ _decode_object = decoder(dict[str, Any]).decode
 _decode_fields = decoder(dict[str, msgspec.Raw]).decode
 
 
-def migrate(*, to: int) -> Callable[[Migration], "staticmethod[[dict[str, Any]], dict[str, Any]]"]:
+def migrate(*, to: int) -> Callable[[Migration], StaticMigration]:
     """Declare how a state of version `to - 1` becomes one of version `to`.
 
     The function stands in the class body and takes no `self`: it gets the stored state as the dict
@@ -43,9 +44,8 @@ def migrate(*, to: int) -> Callable[[Migration], "staticmethod[[dict[str, Any]],
     pure: no clock, no randomness, nothing outside of the dict.
     """
 
-    def marked(
-        function: Migration | staticmethod[[dict[str, Any]], dict[str, Any]],
-    ) -> staticmethod[[dict[str, Any]], dict[str, Any]]:
+    # A static method, so that type checkers look for no `self`.
+    def marked(function: Migration) -> StaticMigration:
         plain: Any = function.__func__ if isinstance(function, staticmethod) else function
         plain.__perdure_migration__ = to
         return staticmethod(plain)
