@@ -20,6 +20,7 @@ from perdure.actor.model import (
     relaxed,
     signed_in,
 )
+from perdure.actor.schema import migrate
 from perdure.base.errors import (
     BadArgumentsError,
     ConflictError,
@@ -95,6 +96,7 @@ __all__ = [
     "anyone",
     "expose",
     "interleave",
+    "migrate",
     "owner",
     "read",
     "relaxed",
