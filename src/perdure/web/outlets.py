@@ -136,6 +136,5 @@ def _values(delivery: Delivery, wanted: Any) -> Any:
     try:
         return msgspec.convert(delivery.values, wanted)
     except msgspec.ValidationError as error:
-        raise BadArgumentsError(
-            f"{delivery.sender} sent what this outlet cannot take: {error}"
-        ) from None
+        told = f"{delivery.sender} sent what this outlet cannot take: {error}"
+        raise BadArgumentsError(told) from None
