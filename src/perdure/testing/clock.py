@@ -20,6 +20,7 @@ class VirtualClock:
         self._start_ms = wall_ms
         self._now_ms = 0.0
         self._alarms: list[_Alarm] = []
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
         self._number = 0
 
     def monotonic_s(self) -> float:
@@ -34,18 +35,35 @@ class VirtualClock:
         heapq.heappush(self._alarms, alarm)
         return alarm
 
+    async def sleep(self, delay_s: float) -> None:
+        woken = asyncio.Event()
+        self._sleepers.append((self._now_ms + delay_s * 1000, woken))
+        await woken.wait()
+
     async def advance(self, seconds: float) -> None:
-        """Let that much time pass: everything that is due meanwhile happens, in order."""
+        """Let that much time pass: everything that is due meanwhile happens, in order.
+
+        Housekeeping (expiry, forgetting old idempotency keys) comes at the end, once, and not every
+        few seconds of the way: a month passes quickly.
+        """
         end_ms = self._now_ms + seconds * 1000
         await _settle()
+        await self._ring_until(end_ms)
+        self._now_ms = end_ms
+        due = [sleeper for sleeper in self._sleepers if sleeper[0] <= end_ms]
+        self._sleepers = [sleeper for sleeper in self._sleepers if sleeper[0] > end_ms]
+        for _, woken in due:
+            woken.set()
+        await _settle()
+        await self._ring_until(end_ms)
+
+    async def _ring_until(self, end_ms: float) -> None:
         while self._alarms and self._alarms[0].at_ms <= end_ms:
             alarm = heapq.heappop(self._alarms)
             self._now_ms = max(self._now_ms, alarm.at_ms)
             alarm.ring()
             if not self._alarms or self._alarms[0].at_ms > self._now_ms:
                 await _settle()
-        self._now_ms = end_ms
-        await _settle()
 
 
 class _Alarm:
