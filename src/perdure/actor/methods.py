@@ -122,6 +122,7 @@ class ActorType:
         self.methods = {
             name: Method(self, name, function) for name, function in _functions(actor_class)
         }
+        self.on_expire = Method(self, "on_expire", actor_class.on_expire)
         self._reference_class = reference_class(self)
 
     def reference(self, key: str, request_id: str | None) -> Reference:
@@ -159,8 +160,8 @@ def _functions(actor_class: type[Actor]) -> Iterator[tuple[str, Callable[..., An
         if name.startswith("_") or name in actor_class.__struct_fields__:
             continue
         member = inspect.getattr_static(actor_class, name)
-        if name in own and name != "on_expire":
-            if member is not inspect.getattr_static(Actor, name):
+        if name in own:
+            if name != "on_expire" and member is not inspect.getattr_static(Actor, name):
                 raise DefinitionError(
                     f"{actor_class.__name__}.{name}: that name belongs to Actor itself"
                 )

@@ -15,6 +15,7 @@ import msgspec
 from perdure.base.errors import NotRunningError
 
 if TYPE_CHECKING:
+    from perdure.actor.messages import OutletSender
     from perdure.actor.timers import Timers
     from perdure.actor.turn import Turn
 
@@ -139,15 +140,12 @@ class Actor(msgspec.Struct, metaclass=ActorMeta, forbid_unknown_fields=True):
 
         return Timers(running_turn())
 
-    def send(self, outlet: str, **values: Any) -> None:
-        """Hand something to an outlet of the App (a webhook, e-mail) after this turn has committed.
+    @property
+    def outbox(self) -> "OutletSender":
+        """Ways to the outside, such as webhooks: `self.outbox.send("mail", to=…)`, in a turn."""
+        from perdure.actor.messages import OutletSender
 
-        Tried again until the outlet takes it, under an id that stays the same, and in the order in
-        which this actor sent it. Raises BadArgumentsError when the App has no such outlet.
-        """
-        from perdure.actor.messages import send_to_outlet
-
-        send_to_outlet(running_turn(), outlet, values)
+        return OutletSender(running_turn())
 
     def forget(self) -> None:
         """Let this actor go when the turn ends: its state, timers and collections are deleted.

@@ -79,7 +79,7 @@ class Expiry:
                 return  # each was called just now, or refuses to go: look again later
 
     def _expire(self, actor_type: ActorType, key: str, before_ms: int) -> "asyncio.Future[bool]":
-        method = actor_type.methods["on_expire"]
+        method = actor_type.on_expire
         turn = ExpiryTurn(
             method,
             method.arguments_from_json(b"{}"),

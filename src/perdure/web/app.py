@@ -40,7 +40,7 @@ class App:
         mount: an ASGI application that gets every request which is not for an actor.
         store: `sqlite:DIRECTORY`, `memory:`, or a Store. `perdure run --data/--store` override it.
         limits: the bounds of this process.
-        outlets: where `self.send(name, …)` goes: async functions that take a `Delivery`.
+        outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
         clock: where the time comes from; tests put one of their own here.
 
     Raises DefinitionError when a class cannot work as an actor.

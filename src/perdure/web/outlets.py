@@ -2,8 +2,8 @@
 
     app = App(Order, outlets={"webhook": Webhooks(), "mail": Mail("smtp://localhost:25", "shop@…")})
 
-    self.send("webhook", url="https://example.com/hook", json={"order": 7})     # in a turn
-    self.send("mail", to="ann@example.com", subject="Your order", text="…")
+    self.outbox.send("webhook", url="https://example.com/hook", json={"order": 7})     # in a turn
+    self.outbox.send("mail", to="ann@example.com", subject="Your order", text="…")
 
 Whatever the outside does not take is tried again, later and later; so both say who they are: a
 receiver that sees the same id twice has had it before.

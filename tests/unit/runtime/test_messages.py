@@ -47,7 +47,7 @@ class Sender(Actor):
         Receiver.at("r").tell.take("seven")  # type: ignore[arg-type]
 
     async def mail(self, text: str) -> None:
-        self.send("mail", text=text)
+        self.outbox.send("mail", text=text)
 
     @read
     async def peek(self) -> None:
