@@ -196,6 +196,9 @@ class Activation:
         if self.running is None and not self._mailbox and not self.loading:
             self._run(turn)
             return
+        if self.dead is not None:  # it could not be loaded
+            turn.fail(self.dead)
+            return
         if self._mailbox is None:
             self._mailbox = deque()
         if len(self._mailbox) >= self._host.limits.mailbox_depth_max:
