@@ -26,7 +26,7 @@ from perdure.base.errors import (
 from perdure.base.limits import Limits
 from perdure.runtime.catalog import Catalog
 from perdure.runtime.committer import Committer
-from perdure.store.api import RequestRecord, Store
+from perdure.store.api import ActorSchema, RequestRecord, Store
 
 log = logging.getLogger("perdure.node")
 
@@ -84,7 +84,7 @@ class Node:
                 raise DefinitionError(
                     f"{actor_type.actor_class.__name__} already runs in another App of this process"
                 )
-        await self.store.open([actor_type.name for actor_type in self.actor_types])
+        await self.store.open([ActorSchema(actor_type.name) for actor_type in self.actor_types])
         self._committer = Committer(self.store, self._clock, self._broken)
         self._sweeps = [
             asyncio.create_task(self._sleep_idle(), name="perdure-sleep-idle"),
