@@ -15,7 +15,7 @@ from perdure.base.errors import ConflictError
 from perdure.store.api import Batch, RequestRecord, Store
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
-from perdure.testing.store_contract import TYPES, StoreContract, batch, record, write
+from perdure.testing.store_contract import SCHEMAS, TYPES, StoreContract, batch, record, write
 
 
 class TestMemoryStore(StoreContract):
@@ -129,11 +129,11 @@ class StoreMachine(RuleBasedStateMachine):
 class MemoryMachine(StoreMachine):
     def begin(self) -> None:
         self.store = MemoryStore()
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SCHEMAS))
 
     def reopen(self) -> None:
         self._run(self.store.close())
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SCHEMAS))
 
 
 class SqliteMachine(StoreMachine):
@@ -144,12 +144,12 @@ class SqliteMachine(StoreMachine):
         self.place = self.root / "0"
         self.crashes = 0
         self.store = SqliteStore(self.place)
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SCHEMAS))
 
     def reopen(self) -> None:
         self._run(self.store.close())
         self.store = SqliteStore(self.place)
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SCHEMAS))
 
     @rule()
     def crash(self) -> None:
@@ -159,7 +159,7 @@ class SqliteMachine(StoreMachine):
         self._run(self.store.close())
         self.place = copy
         self.store = SqliteStore(copy)
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SCHEMAS))
 
     def teardown(self) -> None:
         super().teardown()

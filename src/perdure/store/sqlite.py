@@ -10,7 +10,7 @@ the GIL for each, and the writer would have to win it back from a busy event loo
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import count
 from pathlib import Path
 
 import apsw
@@ -39,6 +39,8 @@ from perdure.store.sqlite_tables import index_name
 from perdure.store.writer_thread import WriterThread
 
 _CHECKPOINT_PAGES = 16_000  # 16 MiB of WAL
+_PLAIN = Committed()
+_INDEX = re.compile(r"index '(perdure_uq_.+)'$")
 
 
 class _NotUniqueError(Exception):
@@ -169,12 +171,15 @@ class SqliteStore:
 
     def _write(self, batch: Batch) -> Committed:
         first_id = self._next_message_id
+        refused: list[Refusal] = []
+        gone: set[ActorName] = set()
         try:
             try:
-                refused = self._write_at_once(batch, first_id)
+                self._write_at_once(batch, first_id)
             except _NotUniqueError:
                 self._abandon()
-                batch, refused = self._write_one_by_one(batch, first_id)
+                refused = self._write_one_by_one(batch, first_id)
+                gone = {(refusal.actor_type, refusal.key) for refusal in refused}
         except (apsw.IOError, OSError) as error:
             raise self._break(error) from error
         except apsw.Error as error:
@@ -186,10 +191,107 @@ class SqliteStore:
         if not batch.sent and not refused:
             return _PLAIN
         self._next_message_id += len(batch.sent)
-        return Committed(_ids(batch.sent, sent, first_id), refused)
+        following = count(first_id)
+        ids = [
+            0 if (one.stream.sender_type, one.stream.sender_key) in gone else next(following)
+            for one in batch.sent
+        ]
+        return Committed(ids, refused)
 
     def _write_at_once(self, batch: Batch, first_id: int) -> None:
+        """The usual way: many rows with each statement. Raises _NotUniqueError."""
         self._begin()
         self._execute(statements(batch, self._versions, first_id))
         self._end()
 
+    def _write_one_by_one(self, batch: Batch, first_id: int) -> list[Refusal]:
+        """Find out whose values are not unique, and write all the others."""
+        refused: list[Refusal] = []
+        self._begin()
+        for group in _groups(batch.writes):
+            self._writer.execute("SAVEPOINT one")
+            try:
+                for write in group:
+                    culprit = write
+                    self._execute(writes([write], self._versions, batch.at_ms))
+            except _NotUniqueError as error:
+                self._writer.execute("ROLLBACK TO one")
+                field = self._fields[error.index]
+                refused += (
+                    Refusal(one.actor_type, one.key, field if one is culprit else "")
+                    for one in group
+                )
+            self._writer.execute("RELEASE one")
+        gone = {(refusal.actor_type, refusal.key) for refusal in refused}
+        self._execute(statements(without(batch, gone), self._versions, first_id))
+        self._end()
+        return refused
+
+    def _begin(self) -> None:
+        self._writer.execute("BEGIN IMMEDIATE")
+        points.reach("after_begin")
+
+    def _end(self) -> None:
+        points.reach("before_fsync")
+        self._writer.execute("COMMIT")
+        points.reach("after_fsync")
+
+    def _execute(self, made: Iterable[Statement]) -> None:
+        writer = self._writer
+        for sql, values, row_count in made:
+            try:
+                writer.execute(sql, values)
+            except apsw.ConstraintError as error:
+                if index := _INDEX.search(str(error)):
+                    raise _NotUniqueError(index[1]) from error
+                raise ConflictError(
+                    f"an actor or a record was created by somebody else: {error}"
+                ) from error
+            if row_count is not None and writer.changes() != row_count:
+                raise ConflictError("the store holds another version than the one in memory")
+
+    def _break(self, error: Exception) -> StoreBrokenError:
+        """Take no more writes: what a failed sync left in the file cannot be trusted."""
+        self._broken = f"the disk failed under {self._path}: {error}"
+        return StoreBrokenError(self._broken)
+
+    def _abandon(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+    def _on_wal(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        self._wal_pages = 0
+        try:
+            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.FullError:
+            return  # the WAL keeps everything; the next round tries again
+        except apsw.IOError as error:
+            self._break(error)
+
+    def _delete_requests(self, before_ms: int, limit: int) -> int:
+        if self._broken:
+            raise StoreBrokenError(self._broken)
+        try:
+            self._writer.execute(
+                "DELETE FROM perdure_request WHERE (actor_type, key, request_id) IN"
+                " (SELECT actor_type, key, request_id FROM perdure_request"
+                " WHERE created_at_ms < ? LIMIT ?)",
+                (before_ms, limit),
+            )
+        except apsw.IOError as error:  # its frames in the WAL would tear those of later commits
+            raise self._break(error) from error
+        except apsw.Error as error:
+            raise store_error(error, self._path) from error
+        return self._writer.changes()
+
+
+def _groups(items: Sequence[ActorWrite]) -> Iterable[list[ActorWrite]]:
+    """The writes in their order, those of one group together where its first one stands."""
+    groups: dict[int, list[ActorWrite]] = {}
+    for alone, write in enumerate(items, start=1):
+        groups.setdefault(write.group or -alone, []).append(write)
+    return groups.values()

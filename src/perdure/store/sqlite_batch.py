@@ -204,8 +204,7 @@ def _entries(items: Sequence[EntryWrite]) -> Iterator[Statement]:
     for chunk in _chunks(gone):
         places = ",".join(["(?,?,?,?)"] * len(chunk))
         yield (
-            "DELETE FROM perdure_entry"
-            f" WHERE (actor_type, key, field, entry) IN (VALUES {places})",
+            f"DELETE FROM perdure_entry WHERE (actor_type, key, field, entry) IN (VALUES {places})",
             [part for one in chunk for part in (one.actor_type, one.key, one.field, one.entry)],
             None,
         )

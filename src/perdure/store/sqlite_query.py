@@ -71,7 +71,9 @@ def _behind(terms: Sequence[_Term], at: Sequence[Any]) -> tuple[str, list[Any]]:
     and NULL, which is first, is neither less nor greater to SQL."""
     options: list[str] = []
     values: list[Any] = []
-    for number, (term, value) in enumerate(zip(terms, (*at[: len(terms) - 1], at[-1]), strict=True)):
+    for number, (term, value) in enumerate(
+        zip(terms, (*at[: len(terms) - 1], at[-1]), strict=True)
+    ):
         equal = [f"{before.sql} IS {before.mark}" for before in terms[:number]]
         values += at[:number]
         if value is None:

@@ -37,9 +37,7 @@ from perdure.store.sqlite_wal import refuse_damaged_wal
 
 ROW = "key, state, version, checksum, created_at_ms, updated_at_ms, schema"
 _STREAM = "sender_type, sender_key, receiver_type, receiver_key"
-_MESSAGE = (
-    f"{_STREAM}, method, arguments, uid, caller, due_at_ms, attempts, error, id, sent_at_ms"
-)
+_MESSAGE = f"{_STREAM}, method, arguments, uid, caller, due_at_ms, attempts, error, id, sent_at_ms"
 _TIMER = "actor_type, key, name, due_at_ms, method, arguments, every_ms, attempts"
 
 # What SQL may do here. `query_only` and a read-only file would still let VACUUM INTO and ATTACH
@@ -217,6 +215,12 @@ class SqliteReader:
         )
         return [(Stream(*row[:4]), row[4]) for row in rows]
 
+    def last_message_id(self) -> int:
+        """The highest id there is, or 0."""
+        [(last,)] = self._all("SELECT coalesce(max(id), 0) FROM perdure_message")
+        assert isinstance(last, int)
+        return last
+
     def messages(self, stream: Stream, after_id: int, limit: int) -> list[Message]:
         """Messages of one stream that are under way, in order."""
         rows = self._all(
@@ -327,9 +331,7 @@ class SqliteReader:
         except apsw.Error as error:
             raise store_error(error, self._path) from error
 
-    def _stored_actor(
-        self, actor_type: str, row: Any, timers: Sequence[Timer] = ()
-    ) -> StoredActor:
+    def _stored_actor(self, actor_type: str, row: Any, timers: Sequence[Timer] = ()) -> StoredActor:
         key, state, version, checksum, created_at_ms, updated_at_ms, schema = row
         encoded = state.encode()
         if checksum != row_checksum(key, version, encoded):
@@ -354,9 +356,7 @@ def _message(row: Any) -> Message:
 
 def _timer(row: Any) -> Timer:
     actor_type, key, name, due_at_ms, method, arguments, every_ms, attempts = row
-    return Timer(
-        actor_type, key, name, due_at_ms, method, arguments.encode(), every_ms, attempts
-    )
+    return Timer(actor_type, key, name, due_at_ms, method, arguments.encode(), every_ms, attempts)
 
 
 def row_checksum(key: str, version: int, state: bytes) -> int:

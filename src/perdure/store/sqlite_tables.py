@@ -91,9 +91,7 @@ def _migrate(connection: apsw.Connection) -> None:
             " AND name NOT GLOB 'perdure_*' AND name NOT GLOB 'sqlite_*'"
         ).fetchall()
         for (name,) in tables:
-            connection.execute(
-                f'ALTER TABLE "{name}" ADD COLUMN schema INTEGER NOT NULL DEFAULT 1'
-            )
+            connection.execute(f'ALTER TABLE "{name}" ADD COLUMN schema INTEGER NOT NULL DEFAULT 1')
 
 
 def _remember(connection: apsw.Connection, schema: ActorSchema) -> None:
@@ -118,7 +116,9 @@ def view_name(actor_type: str) -> str:
 
 
 def _view_sql(schema: ActorSchema) -> str:
-    fields = "".join(f""", json_extract(state, '$."{field}"') AS "{field}\"""" for field in schema.fields)
+    fields = "".join(
+        f""", json_extract(state, '$."{field}"') AS "{field}\"""" for field in schema.fields
+    )
     return (
         f'CREATE VIEW "{view_name(schema.name)}" AS SELECT key{fields}, version AS _version,'
         f" {_readable('created_at_ms')} AS _created_at, {_readable('updated_at_ms')} AS _updated_at"
