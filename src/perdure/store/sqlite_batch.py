@@ -13,7 +13,7 @@ from perdure.store.api import (
     RequestRecord,
     Timer,
 )
-from perdure.store.sqlite_reader import entry_checksum, record_checksum, row_checksum
+from perdure.store.sqlite_reader import ROW, entry_checksum, record_checksum, row_checksum
 
 Statement = tuple[str, list[Any], int | None]
 """SQL, bound values, and how many rows must change; None: any number."""
@@ -96,10 +96,7 @@ def _deletion(write: ActorWrite) -> Iterator[Statement]:
 
 @cache
 def _insert_sql(name: str, version: int, rows: int) -> str:
-    return (
-        f'INSERT INTO "{name}" (key, state, version, checksum, created_at_ms, updated_at_ms, schema)'
-        f" VALUES {','.join([f'(?,?,?,?,?,?,{version})'] * rows)}"
-    )
+    return f'INSERT INTO "{name}" ({ROW}) VALUES {",".join([f"(?,?,?,?,?,?,{version})"] * rows)}'
 
 
 @cache
@@ -137,9 +134,9 @@ def requests(items: Sequence[RequestRecord], at_ms: int) -> Iterator[Statement]:
 
 
 def _messages(batch: Batch, first_id: int) -> Iterator[Statement]:
-    for chunk in _chunks([message.id for message in batch.taken]):
-        sql = f"DELETE FROM perdure_message WHERE id IN ({_marks(len(chunk))})"
-        yield sql, list(chunk), len(chunk)
+    for ids in _chunks([message.id for message in batch.taken]):
+        sql = f"DELETE FROM perdure_message WHERE id IN ({_marks(len(ids))})"
+        yield sql, list(ids), len(ids)
     for deferral in batch.deferred:
         yield _DEFER, _deferral_values(deferral), None
     for chunk in _chunks(list(enumerate(batch.sent, first_id))):

@@ -92,7 +92,7 @@ class SqliteReader:
             f"SELECT {_TIMER} FROM perdure_timer WHERE actor_type = ? AND key = ?",
             (actor_type, key),
         )
-        return self._stored_actor(actor_type, rows[0], [_timer(row) for row in timers])
+        return self._stored_actor(actor_type, rows[0], tuple(map(_timer, timers)))
 
     def find_request(self, actor_type: str, key: str, request_id: str) -> RequestRecord | None:
         """The remembered answer to an idempotency key, or None."""
@@ -216,8 +216,10 @@ class SqliteReader:
         return [(Stream(*row[:4]), row[4]) for row in rows]
 
     def last_message_id(self) -> int:
-        """The highest id there is, or 0."""
-        [(last,)] = self._all("SELECT coalesce(max(id), 0) FROM perdure_message")
+        """The highest id that was ever given, or 0."""
+        [(last,)] = self._all(
+            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'perdure_message'"
+        )
         assert isinstance(last, int)
         return last
 

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS perdure_request (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS perdure_request_age ON perdure_request (created_at_ms);
 CREATE TABLE IF NOT EXISTS perdure_message (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice
     sender_type TEXT NOT NULL, sender_key TEXT NOT NULL,
     receiver_type TEXT NOT NULL, receiver_key TEXT NOT NULL,
     method TEXT NOT NULL, arguments TEXT NOT NULL, uid TEXT NOT NULL, caller TEXT,
@@ -95,12 +95,12 @@ def _migrate(connection: apsw.Connection) -> None:
 
 
 def _remember(connection: apsw.Connection, schema: ActorSchema) -> None:
-    """Note the class, and make its view; code older than what is noted leaves both alone."""
+    """Note the class as it is now, and make its view anew when it has changed."""
     known = connection.execute(
         "SELECT version, fields FROM perdure_schema WHERE actor_type = ?", (schema.name,)
     ).fetchall()
     fields = msgspec.json.encode(schema.fields).decode()
-    if known and (known[0][0] > schema.version or known[0] == (schema.version, fields)):
+    if known == [(schema.version, fields)]:
         return
     connection.execute(
         "INSERT OR REPLACE INTO perdure_schema VALUES (?, ?, ?)",
