@@ -89,7 +89,7 @@ def conditions(draw: st.DrawFn) -> tuple[IndexedField, str, Any]:
     name = draw(st.sampled_from([*_OPERATORS, "in"]))
     some = st.sampled_from(_VALUES[field.name])
     if name == "in":
-        return field, name, draw(st.lists(some, max_size=4))
+        return field, name, draw(st.lists(some | st.none(), max_size=4))
     return field, name, draw(some | st.none() if name in {"eq", "ne"} else some)
 
 
