@@ -170,7 +170,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         connection.close()
 
     _damage(raise_format, tmp_path)
-    _refused(tmp_path, StoreFormatError, "format 99, this Perdure reads up to 1; upgrade")
+    _refused(tmp_path, StoreFormatError, "format 99, this Perdure reads up to 2; upgrade")
 
 
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
