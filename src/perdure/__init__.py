@@ -9,6 +9,7 @@ This module is the whole public API for applications; `perdure.testing` is the o
 
 from typing import TYPE_CHECKING, Any
 
+from perdure.actor.indexes import indexed, unique
 from perdure.actor.model import (
     Actor,
     Caller,
@@ -20,6 +21,7 @@ from perdure.actor.model import (
     relaxed,
     signed_in,
 )
+from perdure.actor.query import Page, Row, Selection
 from perdure.base.errors import (
     BadArgumentsError,
     ConflictError,
@@ -46,6 +48,7 @@ from perdure.base.errors import (
     StoreFullError,
     StoreLockedError,
     UnencodableError,
+    UniqueError,
 )
 from perdure.base.limits import Limits
 
@@ -72,9 +75,12 @@ __all__ = [
     "NotRunningError",
     "NotSignedInError",
     "OverloadedError",
+    "Page",
     "PerdureError",
     "ReadOnlyError",
     "RequestReusedError",
+    "Row",
+    "Selection",
     "StateTooLargeError",
     "StoppingError",
     "StoreBrokenError",
@@ -84,13 +90,16 @@ __all__ = [
     "StoreFullError",
     "StoreLockedError",
     "UnencodableError",
+    "UniqueError",
     "anyone",
     "expose",
+    "indexed",
     "interleave",
     "owner",
     "read",
     "relaxed",
     "signed_in",
+    "unique",
 ]
 
 

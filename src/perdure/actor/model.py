@@ -14,6 +14,7 @@ import msgspec
 from perdure.base.errors import NotRunningError
 
 if TYPE_CHECKING:
+    from perdure.actor.query import Row, Selection
     from perdure.actor.turn import Turn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -68,28 +69,60 @@ class Actor(msgspec.Struct):
 
         return actor_type_of(cls).reference(key, request_id)  # type: ignore[return-value]
 
+    @classmethod
+    def where(cls, /, **conditions: Any) -> "Selection[Self]":
+        """The actors of this class whose fields fit, all of them without conditions.
+
+        Awaiting it gives one `Page`; `async for row in Order.where(…)` goes through all pages.
+        A condition is `field=value`, or compares with `field__ne`, `__lt`, `__le`, `__gt`, `__ge`,
+        or `__in` a list. Only fields marked `indexed` or `unique` can be searched by. `None` means
+        that there is no value. Sort with `order_by`; by default it is by key.
+
+        *Consistency:* finds committed state. A turn does not see its own changes in it, nor those
+        of other turns under way.
+
+        Raises BadArgumentsError here; NotRunningError, DeadlineError and StoreError when asked.
+        """
+        from perdure.actor.query import select  # the model is below its queries
+
+        return select(cls, conditions)
+
+    @classmethod
+    async def find(cls, /, **field: Any) -> "Row[Self] | None":
+        """The one actor that has this value in a `unique` field, as in `find(email="a@b.c")`.
+
+        *Consistency:* as with `where`. That nothing was found does not keep the value free; the
+        commit decides, with UniqueError.
+
+        Raises BadArgumentsError, NotRunningError, DeadlineError and StoreError.
+        """
+        from perdure.actor.query import find
+
+        return await find(cls, field)
+
     @property
     def key(self) -> str:
         """The key this actor is addressed by; only within a turn."""
-        return _turn().activation.key
+        return _turn(self).activation.key
 
     @property
     def caller(self) -> Caller | None:
         """Who made the call this turn serves, or None if nobody signed in; only within a turn."""
-        return _turn().caller
+        return _turn(self).caller
 
     async def save(self) -> None:
         """Commit the state as it is now, in the middle of a long turn, and wait for that.
 
         What comes before it is then kept, whatever becomes of the rest of the turn.
         """
-        turn = _turn()
+        turn = _turn(self)
         await turn.activation.save(turn)
 
 
-def _turn() -> "Turn":
+def _turn(actor: Actor) -> "Turn":
     turn = current_turn.get()
-    if turn is None or turn.finished:  # finished: a task outlived the turn that began it
+    # finished: a task outlived the turn that began it; another's: `actor` came from a query
+    if turn is None or turn.finished or turn.activation.actor is not actor:
         raise NotRunningError("key, caller and save() exist only while an actor runs a method")
     return turn
 

@@ -26,7 +26,7 @@ from perdure.base.errors import (
 from perdure.base.limits import Limits
 from perdure.runtime.catalog import Catalog
 from perdure.runtime.committer import Committer
-from perdure.store.api import RequestRecord, Store
+from perdure.store.api import Query, RequestRecord, Store, StoredActor
 
 log = logging.getLogger("perdure.node")
 
@@ -84,7 +84,7 @@ class Node:
                 raise DefinitionError(
                     f"{actor_type.actor_class.__name__} already runs in another App of this process"
                 )
-        await self.store.open([actor_type.name for actor_type in self.actor_types])
+        await self.store.open([actor_type.schema for actor_type in self.actor_types])
         self._committer = Committer(self.store, self._clock, self._broken)
         self._sweeps = [
             asyncio.create_task(self._sleep_idle(), name="perdure-sleep-idle"),
@@ -178,6 +178,19 @@ class Node:
             if not timeout.expired():
                 raise  # the method's own
             raise DeadlineError(f"{turn} did not answer before its deadline") from None
+
+    async def query(self, query: Query) -> list[StoredActor]:
+        """Look at what is committed; see `Router.query`."""
+        if not self._running and current_turn.get() is None:
+            raise StoppingError("this process is stopping")
+        limit_s = self.limits.call_timeout_s
+        try:
+            async with asyncio.timeout(limit_s) as timeout:
+                return await self.store.query(query)
+        except TimeoutError:
+            if not timeout.expired():
+                raise  # the store's own
+            raise DeadlineError(f"the query took longer than {limit_s:g} s") from None
 
     # -- what activations need -------------------------------------------------------------------
 
