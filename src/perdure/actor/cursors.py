@@ -35,14 +35,16 @@ def encode_cursor(fingerprint: bytes, position: Position) -> str:
 
 def decode_cursor(fingerprint: bytes, cursor: str) -> Position:
     """The position in a cursor; raises BadArgumentsError when it is garbled or another query's."""
+    garbled = BadArgumentsError("the cursor is garbled; begin again without one")
     try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        raw = base64.b64decode(padded, altchars=b"-_", validate=True)
-        position = _decode_position(raw[_FINGERPRINT_BYTES:])
+        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        position: Position = _decode_position(raw[_FINGERPRINT_BYTES:])
     except (binascii.Error, ValueError, msgspec.MsgspecError, RecursionError):
-        raise BadArgumentsError("the cursor is garbled; begin again without one") from None
+        raise garbled from None
+    if encode_cursor(raw[:_FINGERPRINT_BYTES], position) != cursor:
+        raise garbled  # Base64 overlooks what it does not know
     if raw[:_FINGERPRINT_BYTES] != fingerprint:
         raise BadArgumentsError(
             "the cursor belongs to another query; its conditions and order must stay the same"
         )
-    return position  # type: ignore[no-any-return]
+    return position

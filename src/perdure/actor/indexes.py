@@ -144,7 +144,7 @@ def _index(label: str, name: str, encode_name: str, annotation: Any, /, is_uniqu
     if known is None or not _has_one_type(shape):
         raise DefinitionError(
             f"{label}: {formatannotation(annotation)} cannot be indexed; str, int, float, bool, "
-            "Decimal, datetime, date, time, UUID, an Enum or Literal of one type, and these with "
+            "Decimal, datetime, date, time, UUID, an Enum, a Literal of one type, and these with "
             "`| None` can"
         )
     kind, wanted = known
@@ -169,11 +169,10 @@ def _without_none(shape: shapes.Type) -> shapes.Type:
 
 
 def _has_one_type(shape: shapes.Type) -> bool:
-    """False for enums and literals that mix texts and numbers: those have no order in Python."""
-    if isinstance(shape, shapes.EnumType):
-        return len({type(member.value) for member in shape.cls}) == 1
+    """False for a Literal that mixes texts and numbers: they have no order in Python. Enums that
+    do so cannot be read from JSON in the first place."""
     if isinstance(shape, shapes.LiteralType):
-        return len({type(value) for value in shape.values}) == 1
+        return len({type(value) for value in shape.values if value is not None}) == 1
     return True
 
 
