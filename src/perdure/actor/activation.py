@@ -1,23 +1,26 @@
 """One awake actor: its memory, its mailbox, and the rules by which its turns run.
 
 States: *loading* (turns wait in the mailbox) → *live* → *dead*. A failed load or commit kills the
-activation: it is thrown away, never repaired, and the next call wakes the actor from the store.
+activation: it is thrown away, never repaired, and the next call wakes the actor from the store. An
+actor that forgets itself is loading again until its row is gone, and then starts from its defaults.
 
 Invariants:
 - at most one turn holds the actor; interleaving turns share it, stretch by stretch;
 - `encoded` is the state after the last turn that ended, so an exception is undone by decoding it;
 - a state is committed only after it was decoded again: what is stored can always be read back;
+- effects join the commit that takes the state, or are gone with the turn;
 - no answer leaves while a commit that its turn could have seen is not durable.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
+from perdure.actor.effects import Effects, EntryName
 from perdure.actor.gate import GroupCommit
 from perdure.actor.interleaving import Stretches
 from perdure.actor.methods import ActorType
@@ -31,6 +34,7 @@ from perdure.base.errors import (
     PerdureError,
     ReadOnlyError,
     RequestReusedError,
+    RequestRunningError,
     StateTooLargeError,
     StoppingError,
     StoreError,
@@ -38,7 +42,7 @@ from perdure.base.errors import (
     UnencodableError,
 )
 from perdure.base.limits import Limits
-from perdure.store.api import RequestRecord, StoredActor
+from perdure.store.api import RequestRecord, StoredActor, Timer
 
 log = logging.getLogger("perdure.actor")
 
@@ -47,14 +51,18 @@ class Host(Protocol):
     """What an activation needs of the process it lives in."""
 
     limits: Limits
+    outlets: Mapping[str, Any]  # where messages can be sent to, besides actors
     now_s: Callable[[], float]  # monotonic
+    wall_ms: Callable[[], int]
 
     def join_commit(self) -> GroupCommit:
         """The group commit that is filling up; it will be written without further asking."""
         ...
 
-    async def find_request(self, activation: "Activation", request_id: str) -> RequestRecord | None:
-        """The stored answer to an idempotency key."""
+    def find_request(
+        self, activation: "Activation", request_id: str
+    ) -> RequestRecord | Awaitable[RequestRecord | None] | None:
+        """The stored answer to an idempotency key; at once, where the store never waits."""
         ...
 
     def flush_later(self, activation: "Activation", loss_max_s: float) -> None:
@@ -78,7 +86,9 @@ class Activation:
         "commit",
         "dead",
         "encoded",
+        "entries",
         "flush_due_s",
+        "forgetting",
         "key",
         "loading",
         "records",
@@ -86,7 +96,9 @@ class Activation:
         "resuming",
         "running",
         "sharing",
+        "timers",
         "touched",
+        "updated_at_ms",
         "version",
     )
 
@@ -106,12 +118,31 @@ class Activation:
         self.relaxed = False  # `encoded` is ahead of every commit
         self.flush_due_s = 0.0  # when the flush that was asked for comes; past: there is none
         self.records: dict[str, RequestRecord] | None = None  # answers not yet durable
+        self.timers: dict[str, Timer] | None = None  # set ones, durable or not; most have none
+        self.entries: dict[EntryName, tuple[GroupCommit, bytes | None]] | None = None
+        """Entries of collections that are not yet durable."""
+        self.forgetting: GroupCommit | None = None  # the commit that takes the actor away
+        self.updated_at_ms = 0  # of the newest durable commit
         self.touched = True  # since the last sweep
         self._mailbox: deque[Turn] | None = None  # most actors never need one
         self._warned = False
 
     def __str__(self) -> str:
         return f"{self.actor_type.actor_class.__name__}({self.key!r})"
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the process it lives in."""
+        return self._host.limits
+
+    @property
+    def outlets(self) -> Mapping[str, Any]:
+        """The outlets of its App, by name."""
+        return self._host.outlets
+
+    def wall_ms(self) -> int:
+        """The time by the clock on the wall, in milliseconds since 1970."""
+        return self._host.wall_ms()
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -120,6 +151,7 @@ class Activation:
         if stored is None:
             self.actor = self.actor_type.actor_class()
             self.encoded = encode(self.actor)
+            self.updated_at_ms = self._host.wall_ms()
         else:
             try:
                 self.actor = self.actor_type.decode_state(stored.state)
@@ -130,6 +162,9 @@ class Activation:
             # not the stored bytes: fields that were added since would look like a change
             self.encoded = encode(self.actor)
             self.version = stored.version
+            self.updated_at_ms = stored.updated_at_ms
+            if stored.timers:
+                self.timers = {timer.name: timer for timer in stored.timers}
         self.loading = False
         self._run_mailbox()
 
@@ -158,6 +193,9 @@ class Activation:
         """Run the turn now, or put it in the mailbox; fails it when the mailbox is full."""
         turn.activation = self
         self.touched = True
+        if turn.request_id is not None and self._is_running(turn.request_id):
+            turn.fail(RequestRunningError(f"{turn}: a call with this idempotency key is under way"))
+            return
         if self.running is None and not self._mailbox and not self.loading:
             self._run(turn)
             return
@@ -169,7 +207,7 @@ class Activation:
         self._mailbox.append(turn)
 
     def _run_mailbox(self) -> None:
-        while self._mailbox and self.running is None and self.dead is None:
+        while self._mailbox and self.running is None and self.dead is None and not self.loading:
             turn = self._mailbox.popleft()
             if turn.deadline_s <= self._host.now_s():
                 turn.fail(DeadlineError(f"{turn} waited past its deadline; it was not begun"))
@@ -177,7 +215,22 @@ class Activation:
                 self._run(turn)
 
     def _run(self, turn: Turn) -> None:
-        if turn.request_id is not None or turn.method.can_wait:
+        asking: Awaitable[RequestRecord | None] | None = None
+        if turn.request_id is not None or turn.is_delivery:
+            try:
+                if turn.request_id is None:
+                    if not turn.begin():
+                        return
+                else:
+                    known = self._find_record(turn.request_id)
+                    if isinstance(known, RequestRecord):
+                        self._answer_again(turn, known)
+                        return
+                    asking = known
+            except PerdureError as error:
+                turn.fail(error)
+                return
+        if turn.method.can_wait or asking is not None:
             if turn.holds_alone:
                 self.running = turn
             elif self.sharing >= self._host.limits.mailbox_depth_max:
@@ -187,7 +240,7 @@ class Activation:
                 return
             else:
                 self.sharing += 1
-            self._host.spawn(self._run_waiting(turn))
+            self._host.spawn(self._run_waiting(turn, asking))
             return
         token = current_turn.set(turn)
         try:
@@ -202,13 +255,16 @@ class Activation:
             current_turn.reset(token)
             turn.finished = True
 
-    async def _run_waiting(self, turn: Turn) -> None:
-        """Run a turn that may suspend, as a task of its own."""
+    async def _run_waiting(
+        self, turn: Turn, asking: Awaitable[RequestRecord | None] | None
+    ) -> None:
+        """Run a turn that may suspend, as a task of its own; `asking` says if it ran before."""
         interleaved = not turn.holds_alone
         current_turn.set(turn)
         try:
             async with asyncio.timeout(max(turn.deadline_s - self._host.now_s(), 0)) as timeout:
-                if turn.request_id is not None and await self._answered_before(turn):
+                if asking is not None and (record := await asking) is not None:
+                    self._answer_again(turn, record)
                     return
                 work = turn.method.start(self.actor, turn.arguments)
                 result = await (Stretches(self, turn, work) if interleaved else work)
@@ -242,6 +298,11 @@ class Activation:
                 return
         self._run_mailbox()
 
+    def refuse_sharing(self, turn: Turn) -> None:
+        """Raise ReadOnlyError when other turns share the actor, which then cannot go away."""
+        if self.sharing:
+            raise ReadOnlyError(f"{turn} shares {self} with interleaving turns: it cannot go now")
+
     # -- ending turns ----------------------------------------------------------------------------
 
     def _finish(self, turn: Turn, result: Any) -> None:
@@ -254,8 +315,11 @@ class Activation:
             return
         if self.dead is not None:
             turn.fail(self.dead)
-        elif turn.request_id is not None:
-            self._remember(turn, turn.request_id, body)
+        elif turn.request_id is not None or turn.effects is not None:
+            commit = self._join_commit(turn.effects)
+            if turn.request_id is not None:
+                self._remember(commit, turn, turn.request_id, body)
+            commit.hold(turn, body)
         elif written and turn.method.options.loss_max_s is not None:
             self._flush_within(turn.method.options.loss_max_s)
             if self.commit is not None:
@@ -272,14 +336,20 @@ class Activation:
     def end_stretch(self, turn: Turn) -> None:
         """An interleaving turn pauses: commit what it did since its last pause."""
         self._refuse_if_dead()
-        if self._take_state(turn):
-            self._join_commit()
+        effects = turn.effects
+        if effects is not None and effects.forget:
+            return  # there is nothing to keep of an actor that goes when its turn ends
+        if self._take_state(turn) or effects is not None:
+            turn.effects = None
+            self._join_commit(effects)
 
     def _take_state(self, turn: Turn) -> bool:
         """Make the actor's memory the state to commit; returns whether it changed."""
         encoded = _encoded(turn, self.actor)
+        if turn.effects is not None and turn.method.read:
+            raise ReadOnlyError(f"{turn} is a @read method, but it had effects")
         if encoded == self.encoded:
-            return False
+            return self.actor_type.ttl_ms is not None and self._is_touch_due(self.actor_type.ttl_ms)
         if turn.method.read:
             raise ReadOnlyError(f"{turn} is a @read method, but it changed the state")
         limits = self._host.limits
@@ -304,8 +374,14 @@ class Activation:
             self._warned = True
             log.warning("large state", extra={"actor": str(self), "state_bytes": size})
 
+    def _is_touch_due(self, ttl_ms: int) -> bool:
+        """A call keeps an actor from expiring. Writing that down at most ten times per life costs
+        little; a write for every read would not."""
+        return self._host.wall_ms() - self.updated_at_ms > ttl_ms // 10
+
     def _undo(self, turn: Turn, error: BaseException) -> None:
         """Put memory back to before the turn, and let the error out through the gate."""
+        turn.effects = None
         if self.dead is None:
             if self.running is None or self.running is turn:
                 self._restore()  # else the actor is another's, whose half-done work must stay
@@ -325,21 +401,67 @@ class Activation:
 
     # -- committing ------------------------------------------------------------------------------
 
-    def _join_commit(self) -> GroupCommit:
-        """Put the state into the group commit that is filling up."""
+    def _join_commit(self, effects: Effects | None = None) -> GroupCommit:
+        """Put the state, and effects, into the group commit that is filling up."""
         commit = self._host.join_commit()
         if self.commit is not commit:
             self.commit = commit
             self.version += 1
         commit.states[self] = self.encoded
         self.relaxed = False
+        if effects is not None:
+            self._join_effects(commit, effects)
         return commit
+
+    def _join_effects(self, commit: GroupCommit, effects: Effects) -> None:
+        for message in effects.sent:
+            commit.sent.append((self, message))
+        if effects.taken is not None:
+            commit.taken.append((self, effects.taken))
+        if effects.forget:
+            commit.states[self] = None
+            commit.drop_effects_on(self)
+            self.loading = True  # until its row is gone, what arrives waits
+            self.forgetting = commit
+            return
+        for name, timer in effects.timers.items():
+            self.put_timer(commit, name, timer)
+        if effects.entries:
+            if self.entries is None:
+                self.entries = {}
+            for entry_name, value in effects.entries.items():
+                commit.entries[self, entry_name] = value
+                self.entries[entry_name] = (commit, value)
+
+    def put_timer(self, commit: GroupCommit, name: str, timer: Timer | None) -> None:
+        """Set a timer, or cancel it, along with a commit."""
+        commit.timers[self, name] = timer
+        if timer is not None:
+            if self.timers is None:
+                self.timers = {}
+            self.timers[name] = timer
+        elif self.timers is not None:
+            self.timers.pop(name, None)
 
     def committed(self, commit: GroupCommit) -> None:
         """`commit`, which held this actor, is durable."""
+        self.updated_at_ms = commit.at_ms
         if self.commit is commit:
             self.commit = None
             self.records = None
+        if self.entries:
+            self.entries = {at: item for at, item in self.entries.items() if item[0] is not commit}
+        if self.forgetting is commit:
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        """The row is gone: be as an actor that never was."""
+        self.version = 0
+        self.timers = self.entries = self.forgetting = None
+        self.encoded = encode(self.actor_type.actor_class())
+        self._restore()
+        self.loading = False
+        self._run_mailbox()
 
     def _flush_within(self, loss_max_s: float) -> None:
         """See that what a relaxed turn changed is committed in time: one flush for many turns."""
@@ -358,8 +480,7 @@ class Activation:
     async def save(self, turn: Turn) -> None:
         """Commit the state in the middle of a turn."""
         self._refuse_if_dead()  # its version may fit the store, but its memory never was true
-        if self._take_state(turn):
-            self._join_commit()
+        self.end_stretch(turn)
         await self.durable()
 
     async def durable(self) -> None:
@@ -367,7 +488,7 @@ class Activation:
         self._refuse_if_dead()
         if self.commit is not None:
             waiter = asyncio.get_running_loop().create_future()
-            self.commit.hold_future(waiter)
+            self.commit.hold_future(waiter, self)
             await waiter
 
     def _refuse_if_dead(self) -> None:
@@ -376,25 +497,32 @@ class Activation:
 
     # -- idempotency -----------------------------------------------------------------------------
 
-    def _remember(self, turn: Turn, request_id: str, body: bytes) -> None:
+    def _is_running(self, request_id: str) -> bool:
+        running = self.running
+        return (running is not None and running.request_id == request_id) or (
+            self._mailbox is not None
+            and any(turn.request_id == request_id for turn in self._mailbox)
+        )
+
+    def _find_record(
+        self, request_id: str
+    ) -> RequestRecord | Awaitable[RequestRecord | None] | None:
+        """What was answered under this idempotency key, durable or not yet."""
+        record = self.records.get(request_id) if self.records else None
+        return record or self._host.find_request(self, request_id)
+
+    def _remember(self, commit: GroupCommit, turn: Turn, request_id: str, body: bytes) -> None:
         """Commit the answer with the state, so that both are there or neither."""
-        commit = self._join_commit()
         record = RequestRecord(self.actor_type.name, self.key, request_id, _fingerprint(turn), body)
-        commit.records.append(record)
+        commit.records.append((self, record))
         if self.records is None:
             self.records = {}
         self.records[request_id] = record
-        commit.hold(turn, body)
 
-    async def _answered_before(self, turn: Turn) -> bool:
-        """If this idempotency key was answered, answer the same again."""
-        assert turn.request_id is not None
-        record = self.records.get(turn.request_id) if self.records else None
-        if record is None:
-            record = await self._host.find_request(self, turn.request_id)
+    def _answer_again(self, turn: Turn, record: RequestRecord) -> None:
+        """Give the answer that this idempotency key got, unless it came with another request."""
         self._refuse_if_dead()  # the gate that it would wait at has broken already
-        if record is None:
-            return False
+        turn.replayed = True
         answer: bytes | BaseException = record.reply
         if record.fingerprint != _fingerprint(turn):
             answer = RequestReusedError(
@@ -406,7 +534,6 @@ class Activation:
             turn.succeed(answer)
         else:
             turn.fail(answer)
-        return True
 
 
 def _encoded(turn: Turn, value: Any) -> bytes:

@@ -1,19 +1,30 @@
 """The output gate and the group commit it belongs to.
 
-A `GroupCommit` gathers the new states of many actors, and an `OutputGate` holds what their turns
-let out. One commit, one fsync, one gate: it opens when the commit is durable, or breaks.
+A `GroupCommit` gathers the new states of many actors and the effects of their turns, and an
+`OutputGate` holds what those let out. One commit, one fsync, one gate: it opens when the commit is
+durable, or breaks.
 """
 
 import logging
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from perdure.actor.turn import Turn
-from perdure.store.api import ActorWrite, Batch, RequestRecord
+from perdure.store.api import (
+    ActorWrite,
+    Batch,
+    Deferral,
+    EntryWrite,
+    Message,
+    RequestRecord,
+    Timer,
+)
 
 if TYPE_CHECKING:
     from asyncio import Future
 
     from perdure.actor.activation import Activation
+    from perdure.actor.effects import EntryName
 
 log = logging.getLogger("perdure.actor")
 
@@ -21,33 +32,42 @@ log = logging.getLogger("perdure.actor")
 class OutputGate:
     """Holds answers until it is opened, or broken; both happen once."""
 
-    __slots__ = ("_waiters", "held")
+    __slots__ = ("_refused", "_waiters", "held")
 
     def __init__(self) -> None:
         self.held: list[tuple[Turn, bytes | BaseException]] = []
-        self._waiters: list[Future[None]] = []
+        self._waiters: list[tuple[Future[None], Sequence[Activation]]] = []
+        self._refused: dict[Activation, BaseException] = {}
 
     def hold(self, turn: Turn, answer: bytes | BaseException) -> None:
         """Keep the answer of a turn, its JSON result or its error, back until the gate opens."""
         self.held.append((turn, answer))
 
-    def hold_future(self, waiter: "Future[None]") -> None:
-        """Resolve `waiter` when the gate opens; if it breaks, `waiter` raises the error."""
-        self._waiters.append(waiter)
+    def hold_future(self, waiter: "Future[None]", *activations: "Activation") -> None:
+        """Resolve `waiter` when the gate opens; if it breaks, or opens without one of the
+        activations, `waiter` raises the error."""
+        self._waiters.append((waiter, activations))
 
     def open(self) -> None:
-        """Let everything out, in the order in which it came."""
+        """Let everything out, in the order in which it came; to what rests on an activation that
+        was left out goes its error."""
+        refused = self._refused
         for turn, answer in self.held:
-            _give(turn, answer)
-        for waiter in self._waiters:
-            if not waiter.done():
+            _give(turn, refused.get(turn.activation, answer) if refused else answer)
+        for waiter, activations in self._waiters:
+            error = next((refused[one] for one in activations if one in refused), None)
+            if waiter.done():
+                continue
+            if error is None:
                 waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
 
     def break_with(self, error: BaseException) -> None:
         """Let nothing out; tell everyone the error instead."""
         for turn, _ in self.held:
             _give(turn, error)
-        for waiter in self._waiters:
+        for waiter, _ in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error)
 
@@ -68,17 +88,101 @@ class GroupCommit(OutputGate):
     Of each actor only the last state counts: turns that share a commit share a version.
     """
 
-    __slots__ = ("records", "states")
+    __slots__ = (
+        "at_ms",
+        "deferred",
+        "entries",
+        "links",
+        "message_ids",
+        "records",
+        "sent",
+        "states",
+        "taken",
+        "timers",
+    )
 
     def __init__(self) -> None:
         super().__init__()
-        self.states: dict[Activation, bytes] = {}
-        self.records: list[RequestRecord] = []
+        self.states: dict[Activation, bytes | None] = {}  # None: the actor goes
+        self.records: list[tuple[Activation, RequestRecord]] = []
+        self.sent: list[tuple[Activation, Message]] = []
+        self.taken: list[tuple[Activation | None, Message]] = []  # None: an outlet has it
+        self.deferred: list[Deferral] = []
+        self.timers: dict[tuple[Activation, str], Timer | None] = {}
+        self.entries: dict[tuple[Activation, EntryName], bytes | None] = {}
+        self.links: list[Sequence[Activation]] = []  # each becomes durable as one, or not at all
+        self.at_ms = 0  # when it was handed to the store
+        self.message_ids: Sequence[int] = ()  # of `sent`, once it is durable
 
     def batch(self, at_ms: int) -> Batch:
         """The commit as the store takes it."""
+        self.at_ms = at_ms
+        groups = linked(self.links) if self.links else {}
         writes = [
-            ActorWrite(activation.actor_type.name, activation.key, state, activation.version)
+            ActorWrite(
+                activation.actor_type.name,
+                activation.key,
+                state,
+                activation.version,
+                groups.get(activation, 0),
+            )
             for activation, state in self.states.items()
+            if state is not None or activation.version > 1  # else it never was
         ]
-        return Batch(writes, self.records, at_ms)
+        records = [record for _, record in self.records]
+        if not (self.sent or self.taken or self.deferred or self.timers or self.entries):
+            return Batch(writes, records, at_ms)
+        timers = self.timers
+        return Batch(
+            writes,
+            records,
+            at_ms,
+            sent=[message for _, message in self.sent],
+            taken=[message for _, message in self.taken],
+            deferred=self.deferred,
+            timers=[timer for timer in timers.values() if timer is not None],
+            cancelled=[
+                (activation.actor_type.name, activation.key, name)
+                for (activation, name), timer in timers.items()
+                if timer is None
+            ],
+            entries=[
+                EntryWrite(activation.actor_type.name, activation.key, field, entry, value)
+                for (activation, (field, entry)), value in self.entries.items()
+            ],
+        )
+
+    def drop_effects_on(self, activation: "Activation") -> None:
+        """Forget timers and entries of an actor that goes with this commit."""
+        self.timers = {at: timer for at, timer in self.timers.items() if at[0] is not activation}
+        self.entries = {at: value for at, value in self.entries.items() if at[0] is not activation}
+
+    def leave_out(self, errors: "dict[Activation, BaseException]") -> None:
+        """Leave out all that these activations have put here; answers that rest on them become
+        the errors. Adds those that are linked with them to `errors`."""
+        groups = linked(self.links)
+        for activation in list(errors):
+            number = groups.get(activation, 0)
+            for other in groups if number else ():
+                if groups[other] == number:
+                    errors.setdefault(other, errors[activation])
+        self._refused = {**self._refused, **errors}
+        self.states = {one: state for one, state in self.states.items() if one not in errors}
+        self.records = [item for item in self.records if item[0] not in errors]
+        self.sent = [item for item in self.sent if item[0] not in errors]
+        self.taken = [item for item in self.taken if item[0] not in errors]
+        self.timers = {at: timer for at, timer in self.timers.items() if at[0] not in errors}
+        self.entries = {at: value for at, value in self.entries.items() if at[0] not in errors}
+
+
+def linked(links: "Iterable[Sequence[Activation]]") -> "dict[Activation, int]":
+    """The number of its group for each linked activation; links that meet make one group."""
+    group_of: dict[Activation, int] = {}
+    members: dict[int, set[Activation]] = {}
+    for number, link in enumerate(links, start=1):
+        merged = set(link)
+        for old in {group_of[one] for one in link if one in group_of}:
+            merged |= members.pop(old)
+        members[number] = merged
+        group_of.update(dict.fromkeys(merged, number))
+    return group_of

@@ -116,10 +116,8 @@ class ActorType:
         if self.name.startswith(("perdure_", "sqlite_")):
             raise DefinitionError(f"{actor_class.__name__}: names in {self.name!r} are reserved")
         _check_fields(actor_class)
+        self.ttl_ms: int | None = None
         self.decode_state = _decoder(f"{actor_class.__name__}: its fields", actor_class)
-        self.methods = {
-            name: Method(self, name, function) for name, function in _functions(actor_class)
-        }
         self.indexes = compile_indexes(actor_class)
         self.check = compile_check(actor_class, list(self.indexes.values()))
         self.schema = ActorSchema(
@@ -127,6 +125,9 @@ class ActorType:
             fields=actor_class.__struct_encode_fields__,
             indexes=tuple(index.field for index in self.indexes.values()),
         )
+        self.methods = {
+            name: Method(self, name, function) for name, function in _functions(actor_class)
+        }
         self._reference_class = reference_class(self)
 
     def reference(self, key: str, request_id: str | None) -> Reference:
@@ -175,7 +176,7 @@ def _functions(actor_class: type[Actor]) -> Iterator[tuple[str, Callable[..., An
         if name.startswith("_") or name in actor_class.__struct_fields__:
             continue
         member = inspect.getattr_static(actor_class, name)
-        if name in own:
+        if name in own and name != "on_expire":
             if member is not inspect.getattr_static(Actor, name):
                 raise DefinitionError(
                     f"{actor_class.__name__}.{name}: that name belongs to Actor itself"

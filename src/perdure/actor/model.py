@@ -15,6 +15,7 @@ from perdure.base.errors import NotRunningError
 
 if TYPE_CHECKING:
     from perdure.actor.query import Row, Selection
+    from perdure.actor.timers import Timers
     from perdure.actor.turn import Turn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -103,27 +104,84 @@ class Actor(msgspec.Struct):
     @property
     def key(self) -> str:
         """The key this actor is addressed by; only within a turn."""
-        return _turn(self).activation.key
+        return _turn_of(self).activation.key
 
     @property
     def caller(self) -> Caller | None:
         """Who made the call this turn serves, or None if nobody signed in; only within a turn."""
-        return _turn(self).caller
+        return _turn_of(self).caller
 
     async def save(self) -> None:
         """Commit the state as it is now, in the middle of a long turn, and wait for that.
 
         What comes before it is then kept, whatever becomes of the rest of the turn.
         """
-        turn = _turn(self)
+        turn = _turn_of(self)
         await turn.activation.save(turn)
 
+    @property
+    def tell(self) -> Self:
+        """Calls that nobody waits for: `await Stock.at("tea").tell.reserve(3)`, within a turn.
 
-def _turn(actor: Actor) -> "Turn":
+        They are committed with the turn, delivered after it, in the order in which they were sent
+        to that receiver, and applied once, across crashes. A delivery that fails is tried again,
+        longer and longer after; in the end it becomes a dead letter. Awaiting waits for nothing.
+        """
+        raise NotRunningError("tell belongs to a reference, like Stock.at('tea').tell.reserve(3)")
+
+    @property
+    def timers(self) -> "Timers":
+        """The named timers of this actor; only within a turn."""
+        from perdure.actor.timers import Timers
+
+        return Timers(_turn_of(self))
+
+    def send(self, outlet: str, **values: Any) -> None:
+        """Hand something to an outlet of the App (a webhook, e-mail) after this turn has committed.
+
+        Tried again until the outlet takes it, under an id that stays the same, and in the order in
+        which this actor sent it. Raises BadArgumentsError when the App has no such outlet.
+        """
+        from perdure.actor.messages import send_to_outlet
+
+        send_to_outlet(_turn_of(self), outlet, values)
+
+    def forget(self) -> None:
+        """Let this actor go when the turn ends: its state, timers and collections are deleted.
+
+        Messages it has sent are still delivered. The next call finds an actor with its defaults.
+        """
+        from perdure.actor.effects import effects_of
+
+        turn = _turn_of(self)
+        turn.activation.refuse_sharing(turn)
+        effects_of(turn).forget = True
+
+    async def on_expire(self) -> None:
+        """Called when nobody has called this actor for the `ttl` of its class, as its last turn.
+
+        Override it to tell others. What it changes in its own fields goes with them; when it
+        raises, the actor stays, and is asked again later.
+        """
+
+
+def running_turn() -> "Turn":
+    """The turn this code runs in; raises NotRunningError outside of any."""
     turn = current_turn.get()
-    # finished: a task outlived the turn that began it; another's: `actor` came from a query
-    if turn is None or turn.finished or turn.activation.actor is not actor:
-        raise NotRunningError("key, caller and save() exist only while an actor runs a method")
+    if turn is None or turn.finished:  # finished: a task outlived the turn that began it
+        raise NotRunningError(
+            "key, caller, save() and the like exist only while an actor runs a method"
+        )
+    return turn
+
+
+def _turn_of(actor: Actor) -> "Turn":
+    turn = running_turn()
+    if turn.activation.actor is not actor:  # else `row.state.forget()` would be about the asker
+        raise NotRunningError(
+            f"this {type(actor).__name__} is not the one whose turn this is; if a query found it, "
+            "call it through `row.reference`"
+        )
     return turn
 
 

@@ -6,6 +6,7 @@ To a type checker it is a `Cart`. At run time it has no fields, since another ma
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+from perdure.actor.messages import Teller
 from perdure.base.errors import NotRunningError
 from perdure.base.keys import normalize_key
 from perdure.base.limits import Limits
@@ -50,6 +51,11 @@ class Reference:
     def __init__(self, key: str, request_id: str | None = None) -> None:
         self._key = normalize_key(key)
         self._request_id = request_id
+
+    @property
+    def tell(self) -> Teller:
+        """Its methods as messages; see `Actor.tell`."""
+        return Teller(self._actor_type, self._key)
 
     def __repr__(self) -> str:
         return f"{self._actor_type.actor_class.__name__}.at({self._key!r})"

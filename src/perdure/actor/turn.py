@@ -1,10 +1,11 @@
 """A turn: one call from the moment it is addressed to an actor until its caller has the answer."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from perdure.actor.effects import Effects
 from perdure.actor.model import Caller
 from perdure.base.errors import CycleError
 
@@ -21,6 +22,8 @@ class Turn(msgspec.Struct, eq=False):
     nothing uncommitted, at its end.
     """
 
+    is_delivery: ClassVar[bool] = False  # a message or a timer: `begin` is asked before it runs
+
     method: "Method"
     arguments: msgspec.Struct
     deadline_s: float  # monotonic
@@ -29,10 +32,16 @@ class Turn(msgspec.Struct, eq=False):
     request_id: str | None = None
     activation: "Activation" = None  # type: ignore[assignment]  # set on its arrival
     waits_for: "list[Activation] | None" = None  # actors it has called and not heard from
+    effects: Effects | None = None
     finished: bool = False
+    replayed: bool = False  # the answer is that of an earlier call with the same request_id
 
     def __str__(self) -> str:
         return f"{self.method}({self.activation.key!r})" if self.activation else str(self.method)
+
+    def begin(self) -> bool:
+        """Of a delivery: put what it consumes into its effects; False if it is not wanted now."""
+        raise NotImplementedError
 
     def succeed(self, body: bytes) -> None:
         """Give the caller the result, as JSON."""
@@ -45,8 +54,9 @@ class Turn(msgspec.Struct, eq=False):
     @property
     def holds_alone(self) -> bool:
         """True if this turn keeps its actor to itself, also while it waits. With an idempotency
-        key every turn does, since the answer and all that led to it commit as one."""
-        return self.request_id is not None or not self.method.options.interleave
+        key, and as a delivery, every turn does: what it consumes or answers, and all that led to
+        it, commit as one."""
+        return self.request_id is not None or self.is_delivery or not self.method.options.interleave
 
     def holders(self) -> "Iterator[Turn]":
         """The turns of this call chain that keep their actors to themselves, innermost first."""

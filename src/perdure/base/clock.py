@@ -1,7 +1,17 @@
 """Time: the only module that reads a clock, so that tests can put another in its place."""
 
+import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
+
+
+class Handle(Protocol):
+    """Something that will be called, unless it is cancelled."""
+
+    def cancel(self) -> None:
+        """Do not call it."""
+        ...
 
 
 class Clock(Protocol):
@@ -12,7 +22,11 @@ class Clock(Protocol):
         ...
 
     def wall_ms(self) -> int:
-        """Milliseconds since 1970 (UTC). For records that people read; never for ownership."""
+        """Milliseconds since 1970 (UTC). For timers and what people read; never for ownership."""
+        ...
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> Handle:
+        """Call back on the running event loop when that much time has passed."""
         ...
 
 
@@ -23,3 +37,6 @@ class SystemClock:
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> Handle:
+        return asyncio.get_running_loop().call_later(delay_s, callback)

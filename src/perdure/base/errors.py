@@ -154,6 +154,13 @@ class StateTooLargeError(PerdureError):
     kind = "state-too-large"
 
 
+class LimitError(PerdureError):
+    """A turn did more of something than fits: messages, timers. The message names the limit."""
+
+    status = 413
+    kind = "limit"
+
+
 class UnencodableError(PerdureError):
     """Raised when a turn leaves a value in the state, or returns one, that JSON cannot hold."""
 

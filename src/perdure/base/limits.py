@@ -12,6 +12,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes_warn: int = 256 << 10  # a log line, once per activation
     mailbox_depth_max: int = 1_000  # OverloadedError
     call_timeout_s: float = 30.0  # DeadlineError
+    messages_per_turn_max: int = 1_000  # LimitError
+    timers_max: int = 1_000  # LimitError
+    timer_every_min_s: float = 0.05  # no timer sets itself off more often: LimitError, or later
 
     # one process
     awake_max: int = 100_000  # beyond it the longest idle actors are put to sleep
@@ -19,6 +22,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     uncommitted_turns_max: int = 20_000  # OverloadedError
     query_rows_max: int = 1_000  # BadArgumentsError; in one page, and of values in one `__in`
     request_retention_s: float = 86_400.0  # how long an idempotency key is remembered
+    deliveries_max: int = 1_000  # messages and timers whose turns are under way; others wait
+    delivery_attempts_max: int = 12  # then a dead letter; the waits between add up to 10 minutes
+    delivery_backoff_s: float = 0.25  # the first wait; each later one is twice as long
+    delivery_backoff_max_s: float = 120.0
 
     # the web server
     connections_max: int = 10_000  # 503, then close

@@ -1,11 +1,14 @@
 """Which actors are awake here: waking them when called, putting them to sleep when idle."""
 
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 from perdure.actor.activation import Activation, Host
 from perdure.actor.methods import ActorType
 from perdure.base.errors import PerdureError, StoreError
 from perdure.store.api import Store
+
+Result = TypeVar("Result")
 
 
 class Catalog:
@@ -35,7 +38,10 @@ class Catalog:
         activation = awake.get(key)
         if activation is None or activation.dead is not None:
             activation = awake[key] = Activation(self._host, actor_type, key)
-            self._host.spawn(self._load(activation))
+            if self._store.reads_never_wait:
+                in_place(self._load(activation))
+            else:
+                self._host.spawn(self._load(activation))
         return activation
 
     async def _load(self, activation: Activation) -> None:
@@ -76,3 +82,13 @@ class Catalog:
         idle.sort(key=lambda activation: activation.touched)
         for activation in idle[: max(excess, 0)]:
             self._remove(activation)
+
+
+def in_place(work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of a coroutine that never waits, without a task to run it."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    work.close()
+    raise RuntimeError("a store said that its reads never wait, but one did")

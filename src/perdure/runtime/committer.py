@@ -6,17 +6,27 @@ order in which they were begun.
 
 Failure: a commit that failed takes with it every commit behind it, since those may build on states
 that will never be. All their activations are thrown away, and all callers get the error.
+
+Refusal: when the store leaves actors out of a commit, because a unique value is another's, only they
+and those linked with them are thrown away, here and in the commit behind.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from perdure.actor.activation import Activation
 from perdure.actor.gate import GroupCommit
 from perdure.base import points
 from perdure.base.clock import Clock
-from perdure.base.errors import PerdureError, StoreBrokenError, StoreError
-from perdure.store.api import Store
+from perdure.base.errors import (
+    ConflictError,
+    PerdureError,
+    StoreBrokenError,
+    StoreError,
+    UniqueError,
+)
+from perdure.store.api import Refusal, Store
 
 log = logging.getLogger("perdure.commit")
 
@@ -26,8 +36,15 @@ _PASSES_MAX = 2  # more brought nothing; two brought an eighth at 64 connections
 class Committer:
     """Writes group commits to the store, in order, and opens their gates."""
 
-    def __init__(self, store: Store, clock: Clock, on_broken: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        on_durable: Callable[[GroupCommit], None],
+        on_broken: Callable[[Exception], None],
+    ) -> None:
         self._store = store
+        self._on_durable = on_durable  # asked for commits that hold messages or timers
         self._clock = clock
         self._on_broken = on_broken
         self._filling: GroupCommit | None = None
@@ -90,17 +107,41 @@ class Committer:
     async def _write(self, commit: GroupCommit) -> None:
         try:
             points.reach("before_commit")
-            await self._store.commit(commit.batch(self._clock.wall_ms()))
+            committed = await self._store.commit(commit.batch(self._clock.wall_ms()))
         except Exception as error:
             self._fail(commit, error)
             return
         self.commits += 1
         self.turns += len(commit.held)
+        if committed.refused:
+            self._refuse(commit, committed.refused)
         for activation in commit.states:
             activation.committed(commit)
+        commit.message_ids = [given for given in committed.message_ids if given]  # 0: left out
         points.reach("before_reply")
         commit.open()
         points.reach("after_reply")
+        if commit.sent or commit.timers:
+            self._on_durable(commit)
+
+    def _refuse(self, commit: GroupCommit, refusals: Sequence[Refusal]) -> None:
+        """Throw away what the store has left out, and what the next commit has built on it."""
+        at = {(one.actor_type.name, one.key): one for one in commit.states}
+        why = next(refusal for refusal in refusals if refusal.field)
+        errors: dict[Activation, BaseException] = {}
+        for refusal in refusals:
+            why = refusal if refusal.field else why
+            errors[at[refusal.actor_type, refusal.key]] = UniqueError(
+                f"another {why.actor_type} has this {why.field}", why.field
+            )
+        commit.leave_out(errors)
+        if self._filling is not None:
+            self._filling.leave_out(errors)
+        for activation in errors:
+            if activation.dead is None:
+                activation.kill(
+                    ConflictError(f"{activation} was thrown away: what it did was refused")
+                )
 
     def _fail(self, commit: GroupCommit, error: Exception) -> None:
         if not isinstance(error, PerdureError):

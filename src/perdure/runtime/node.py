@@ -1,13 +1,13 @@
 """A node: it starts, takes calls for its actors, and stops without losing any.
 
-start:  open the store → bind the references → sweep in the background
+start:  open the store → bind the references → deliver, fire and sweep in the background
 call:   find or wake the actor → mailbox → turn → group commit → answer
 stop:   refuse new calls → let running turns end → write the last commit → close the store
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from perdure.actor.activation import Activation
@@ -24,8 +24,12 @@ from perdure.base.errors import (
     StoreError,
 )
 from perdure.base.limits import Limits
-from perdure.runtime.catalog import Catalog
+from perdure.runtime.catalog import Catalog, in_place
 from perdure.runtime.committer import Committer
+from perdure.runtime.expiry import Expiry
+from perdure.runtime.outbox import Outbox
+from perdure.runtime.outlets import Outlet
+from perdure.runtime.scheduler import Scheduler
 from perdure.store.api import Query, RequestRecord, Store, StoredActor
 
 log = logging.getLogger("perdure.node")
@@ -57,6 +61,7 @@ class Node:
         store: Store,
         *,
         limits: Limits,
+        outlets: Mapping[str, Outlet] | None = None,
         clock: Clock | None = None,
         on_broken: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -65,6 +70,8 @@ class Node:
         self.store = store
         self._clock = clock or SystemClock()
         self.now_s = self._clock.monotonic_s  # itself, not a method around it: each call asks
+        self.wall_ms = self._clock.wall_ms
+        self.outlets = outlets or {}
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,19 +92,31 @@ class Node:
                     f"{actor_type.actor_class.__name__} already runs in another App of this process"
                 )
         await self.store.open([actor_type.schema for actor_type in self.actor_types])
-        self._committer = Committer(self.store, self._clock, self._broken)
-        self._sweeps = [
-            asyncio.create_task(self._sleep_idle(), name="perdure-sleep-idle"),
-            asyncio.create_task(self._forget_requests(), name="perdure-forget-requests"),
-        ]
-        for actor_type in self.actor_types:
+        store, clock, types = self.store, self._clock, self.actor_types
+        self._committer = Committer(store, clock, self._durable, self._broken)
+        self._outbox = Outbox(self, store, clock, types, self.outlets)
+        self._scheduler = Scheduler(self, store, clock, {one.name: one for one in types})
+        self._expiry = Expiry(self, store, clock, types)
+        for actor_type in types:
             actor_type.bind(self)
         self._running = True
+        self._background = [
+            asyncio.create_task(work, name=f"perdure-{name}")
+            for name, work in {
+                "sleep-idle": self._sleep_idle(),
+                "forget-requests": self._forget_requests(),
+                "outbox": self._outbox.run(),
+                "timers": self._scheduler.run(),
+                "expiry": self._expiry.run(),
+            }.items()
+        ]
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Refuse new calls, give running turns `drain_s` seconds to end, commit, and close."""
         self._running = False
-        await _cancel(self._sweeps)
+        self._outbox.stop()
+        self._scheduler.stop()
+        await _cancel(self._background)
         await self._drain(self.limits.drain_s if drain_s is None else drain_s)
         await self._committer.stop()
         await self.store.close()
@@ -114,6 +133,13 @@ class Node:
             # what is on its way to the store still gets there, and its callers hear of it
             activation.kill(StoppingError(f"{activation} was cut off: the process is stopping"))
         await _cancel(self._tasks)
+
+    def _durable(self, commit: GroupCommit) -> None:
+        """A commit with messages or timers is in the store: see that they come about."""
+        if commit.sent:
+            self._outbox.committed(commit)
+        if commit.timers:
+            self._scheduler.committed(commit)
 
     def _broken(self, error: Exception) -> None:
         self._running = False  # the store is lost; what is still read could be wrong tomorrow
@@ -197,11 +223,14 @@ class Node:
     def join_commit(self) -> GroupCommit:
         return self._committer.join()
 
-    async def find_request(self, activation: Activation, request_id: str) -> RequestRecord | None:
-        return await self.store.find_request(activation.actor_type.name, activation.key, request_id)
+    def find_request(
+        self, activation: Activation, request_id: str
+    ) -> RequestRecord | Awaitable[RequestRecord | None] | None:
+        finding = self.store.find_request(activation.actor_type.name, activation.key, request_id)
+        return in_place(finding) if self.store.reads_never_wait else finding
 
     def flush_later(self, activation: Activation, loss_max_s: float) -> None:
-        asyncio.get_running_loop().call_later(loss_max_s, activation.flush)
+        self._clock.call_later(loss_max_s, activation.flush)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -242,6 +271,9 @@ class Node:
             "awake": len(self._catalog),
             "commits": self._committer.commits,
             "turns_committed": self._committer.turns,
+            "actors_expired": self._expiry.expired_total,
+            **self._outbox.statistics(),
+            **self._scheduler.statistics(),
         }
 
 

@@ -40,6 +40,7 @@ log = logging.getLogger("perdure.web")
 Identify = Callable[[HTTPConnection], Awaitable[Caller | None] | Caller | None]
 
 _REQUEST_ID_BYTES_MAX = 255
+_REPLAYED = b"idempotent-replayed: true\r\n"
 
 
 class HttpTurn(Turn, kw_only=True):
@@ -48,7 +49,10 @@ class HttpTurn(Turn, kw_only=True):
     exchange: "Exchange"
 
     def succeed(self, body: bytes) -> None:
-        self.exchange.reply(200, body)
+        if self.replayed:
+            self.exchange.reply(200, body, extra=_REPLAYED)
+        else:
+            self.exchange.reply(200, body)
 
     def fail(self, error: BaseException) -> None:
         if not isinstance(error, PerdureError):

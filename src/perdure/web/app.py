@@ -6,15 +6,17 @@ test. All of them start the same node.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor
+from perdure.base.clock import Clock
 from perdure.base.errors import DefinitionError, NotFoundError, NotRunningError, StoppingError
 from perdure.base.limits import Limits
 from perdure.runtime.node import Node
+from perdure.runtime.outlets import Outlet
 from perdure.store.api import Store
 from perdure.store.url import store_from_url
 from perdure.web.actor_route import ActorRoutes, Identify
@@ -38,6 +40,8 @@ class App:
         mount: an ASGI application that gets every request which is not for an actor.
         store: `sqlite:DIRECTORY`, `memory:`, or a Store. `perdure run --data/--store` override it.
         limits: the bounds of this process.
+        outlets: where `self.send(name, …)` goes: async functions that take a `Delivery`.
+        clock: where the time comes from; tests put one of their own here.
 
     Raises DefinitionError when a class cannot work as an actor.
     """
@@ -49,13 +53,17 @@ class App:
         mount: AsgiApp | None = None,
         store: str | Store = "sqlite:data",
         limits: Limits | None = None,
+        outlets: Mapping[str, Outlet] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]
         _refuse_same_names(self.actor_types)
         self.identify = identify
         self.mount = mount
         self.limits = limits or Limits()
+        self.outlets = outlets or {}
         self.ready = False
+        self._clock = clock
         self._store = store
         self._starting = asyncio.Lock()
         self._node: Node | None = None
@@ -74,7 +82,14 @@ class App:
                 return
             chosen = store or self._store
             opened = store_from_url(chosen) if isinstance(chosen, str) else chosen
-            node = Node(self.actor_types, opened, limits=self.limits, on_broken=on_broken)
+            node = Node(
+                self.actor_types,
+                opened,
+                limits=self.limits,
+                outlets=self.outlets,
+                clock=self._clock,
+                on_broken=on_broken,
+            )
             await node.start()
             self._node = node
             self._routes = ActorRoutes(self.actor_types, node, self.identify)

@@ -1,0 +1,53 @@
+"""What a turn lets out besides its answer: messages, timers, entries of collections, its own end.
+
+Effects stay with their turn until it ends well; then they join the group commit that takes its
+state. A turn that fails takes them along: there is nothing to undo.
+"""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perdure.base.errors import LimitError
+from perdure.base.ids import new_id
+from perdure.base.limits import Limits
+from perdure.store.api import Message, Stream, Timer
+
+if TYPE_CHECKING:
+    from perdure.actor.turn import Turn
+
+EntryName = tuple[str, str]  # the field of a collection, and the entry in it
+
+
+class Effects(msgspec.Struct, eq=False):
+    """The effects of one turn so far, or, after a `save`, of the rest of it."""
+
+    sent: list[Message] = []
+    taken: Message | None = None  # the message this turn delivers
+    timers: dict[str, Timer | None] = {}  # None: cancelled
+    entries: dict[EntryName, bytes | None] = {}  # None: taken away
+    forget: bool = False  # the actor goes with this turn
+
+
+def effects_of(turn: "Turn") -> Effects:
+    """The effects of this turn, to add to."""
+    if turn.effects is None:
+        turn.effects = Effects()
+    return turn.effects
+
+
+def send(
+    turn: "Turn",
+    limits: Limits,
+    receiver: tuple[str, str],
+    method: str,
+    arguments: bytes,
+    caller: bytes | None,
+) -> None:
+    """Add a message; raises LimitError when this turn has sent too many."""
+    sent = effects_of(turn).sent
+    if len(sent) >= limits.messages_per_turn_max:
+        raise LimitError(f"{turn} has sent {len(sent)} messages; a turn may send no more")
+    activation = turn.activation
+    stream = Stream(activation.actor_type.name, activation.key, *receiver)
+    sent.append(Message(stream, method, arguments, new_id(), caller, due_at_ms=0))

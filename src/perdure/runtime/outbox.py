@@ -1,0 +1,306 @@
+"""The outbox: brings committed messages to their receivers, in order, until they arrive.
+
+Each stream (one sender, one receiver) is a *line* with one message under way at a time. A message
+is a row from its sender's commit to its receiver's, so a line in memory is only a shortcut:
+
+ready → under way → the next one, or parked when it failed; a parked line holds nothing but the
+time at which it will be read from the store again. So a receiver that is down for a day costs
+memory for its lines, not for their messages.
+
+Rejected: sending several messages of a line ahead. It is faster for a single pair, but when the
+first of them fails the others must be called back; many pairs share the group commits anyway.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.actor.activation import Activation
+from perdure.actor.effects import effects_of
+from perdure.actor.gate import GroupCommit
+from perdure.actor.messages import OUTLET
+from perdure.actor.methods import ActorType
+from perdure.actor.model import Caller
+from perdure.actor.turn import Turn
+from perdure.base.clock import Clock
+from perdure.base.codec import decoder
+from perdure.base.errors import NotFoundError, PerdureError, StoreError
+from perdure.base.limits import Limits
+from perdure.runtime.outlets import Delivery, Outlet
+from perdure.store.api import Deferral, Message, Store, Stream
+
+log = logging.getLogger("perdure.outbox")
+
+_LINE_MAX = 100  # messages of one line in memory; the rest is read when these are done
+_LINES_READ = 1_000
+_LOOK_EVERY_S = 2.0  # for what this process did not send: of before its start, or sent again
+
+_decode_caller = decoder(Caller).decode
+
+
+class Courier(Protocol):
+    """What the outbox needs of its node."""
+
+    limits: Limits
+
+    def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
+        """Take one call."""
+        ...
+
+    def join_commit(self) -> GroupCommit:
+        """The group commit that is filling up."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` as a task that the process keeps a reference to."""
+        ...
+
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+
+class _Line:
+    """One stream with messages under way."""
+
+    __slots__ = ("attempts", "has_more", "is_parked", "messages", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.messages: deque[Message] = deque()  # the first is the one under way, or next
+        self.has_more = False  # others are in the store
+        self.is_parked = False
+        self.attempts = 0  # of the first, that failed
+
+
+class MessageTurn(Turn, kw_only=True):
+    """A turn that delivers a message."""
+
+    is_delivery = True
+
+    outbox: "Outbox"
+    line: _Line
+    message: Message
+
+    def begin(self) -> bool:
+        effects_of(self).taken = self.message
+        return True
+
+    def succeed(self, _body: bytes) -> None:
+        self.outbox.delivered(self.line)
+
+    def fail(self, error: BaseException) -> None:
+        self.outbox.failed(self.line, error)
+
+
+class Outbox:
+    """The messages of one node that are under way."""
+
+    def __init__(
+        self,
+        courier: Courier,
+        store: Store,
+        clock: Clock,
+        actor_types: Iterable[ActorType],
+        outlets: Mapping[str, Outlet],
+    ) -> None:
+        self._courier = courier
+        self._store = store
+        self._clock = clock
+        self._types = {actor_type.name: actor_type for actor_type in actor_types}
+        self._outlets = outlets
+        self._lines: dict[Stream, _Line] = {}
+        self._ready: deque[_Line] = deque()  # lines that wait for their share of `deliveries_max`
+        self._under_way = 0
+        self._stopped = False
+        self.delivered_total = 0
+        self.dead_letters_total = 0
+
+    async def run(self) -> None:
+        """Look into the store for messages, again and again."""
+        while True:
+            try:
+                await self._look()
+            except StoreError as error:
+                log.warning("messages not read", extra={"error": str(error)})
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def stop(self) -> None:
+        """Begin no delivery any more; what is left stays in the store."""
+        self._stopped = True
+
+    async def _look(self) -> None:
+        for stream, due_at_ms in await self._store.streams(_LINES_READ):
+            if stream not in self._lines:
+                line = self._lines[stream] = _Line(stream)
+                self._park(line, (due_at_ms - self._clock.wall_ms()) / 1000)
+
+    def committed(self, commit: GroupCommit) -> None:
+        """Take over the messages of a commit that is durable."""
+        for (_, message), message_id in zip(commit.sent, commit.message_ids, strict=True):
+            if message.due_at_ms is None:
+                continue  # a dead letter
+            line = self._lines.get(message.stream)
+            if line is None:
+                line = self._lines[message.stream] = _Line(message.stream)
+                line.messages.append(msgspec.structs.replace(message, id=message_id))
+                self._go_on(line)
+            elif line.is_parked or line.has_more or len(line.messages) >= _LINE_MAX:
+                line.has_more = True
+            else:
+                line.messages.append(msgspec.structs.replace(message, id=message_id))
+
+    # -- one line --------------------------------------------------------------------------------
+
+    def _go_on(self, line: _Line) -> None:
+        """Deliver the first message of the line as soon as there is room for it."""
+        if self._stopped:
+            return
+        if self._under_way >= self._courier.limits.deliveries_max:
+            self._ready.append(line)
+            return
+        self._under_way += 1
+        message = line.messages[0]
+        if message.stream.receiver_type.startswith(OUTLET):
+            self._courier.spawn(self._deliver_outside(line, message))
+            return
+        try:
+            self._submit(line, message)
+        except PerdureError as error:
+            self.failed(line, error)
+
+    def _submit(self, line: _Line, message: Message) -> None:
+        actor_type = self._types.get(message.stream.receiver_type)
+        method = actor_type.methods.get(message.method) if actor_type else None
+        if actor_type is None or method is None:
+            raise NotFoundError(
+                f"no class of this App takes {message.stream.receiver_type}.{message.method}"
+            )
+        caller = None if message.caller is None else _decode_caller(message.caller)
+        turn = MessageTurn(
+            method,
+            method.arguments_from_json(message.arguments),
+            deadline_s=self._courier.now_s() + self._courier.limits.call_timeout_s,
+            caller=caller,
+            outbox=self,
+            line=line,
+            message=message,
+        )
+        self._courier.submit(actor_type, message.stream.receiver_key, turn)
+
+    async def _deliver_outside(self, line: _Line, message: Message) -> None:
+        """Hand it to its outlet, and take it out of the store once the outlet has it."""
+        name = message.stream.receiver_type.removeprefix(OUTLET)
+        try:
+            outlet = self._outlets.get(name)
+            if outlet is None:
+                raise NotFoundError(f"the App has no outlet {name!r}")
+            async with asyncio.timeout(self._courier.limits.call_timeout_s):
+                await outlet(Delivery.of(message, line.attempts))
+            waiter = asyncio.get_running_loop().create_future()
+            commit = self._courier.join_commit()
+            commit.taken.append((None, message))
+            commit.hold_future(waiter)
+            await waiter
+        except Exception as error:
+            self.failed(line, error)
+        else:
+            self.delivered(line)
+
+    def delivered(self, line: _Line) -> None:
+        """The first message of the line has arrived, and is gone from the store."""
+        self.delivered_total += 1
+        self._next(line)
+
+    def failed(self, line: _Line, error: BaseException) -> None:
+        """The first message of the line was tried in vain."""
+        if self._stopped:
+            return
+        message = line.messages[0]
+        limits = self._courier.limits
+        is_ours = isinstance(error, PerdureError) and error.status == 503  # not the message's fault
+        line.attempts = max(line.attempts, message.attempts) + (not is_ours)
+        told = f"{type(error).__name__}: {error}"[:500]
+        extra = {"message": message.id, "error": told, "attempts": line.attempts}
+        if line.attempts >= limits.delivery_attempts_max:
+            log.error("dead letter", extra=extra)
+            self.dead_letters_total += 1
+            self._defer(Deferral(message.id, line.attempts, None, told))
+            self._next(line)
+            return
+        log.warning("message not delivered", extra=extra)
+        wait_s = backoff_s(limits, line.attempts)
+        due_at_ms = self._clock.wall_ms() + int(wait_s * 1000)
+        if not is_ours:
+            self._defer(Deferral(message.id, line.attempts, due_at_ms, told))
+        self._make_room()
+        self._park(line, wait_s)
+
+    def _defer(self, deferral: Deferral) -> None:
+        self._courier.join_commit().deferred.append(deferral)
+
+    def _next(self, line: _Line) -> None:
+        line.messages.popleft()
+        line.attempts = 0
+        self._make_room()
+        if line.messages:
+            # not in place: a row of messages that fail at once would go down the stack
+            asyncio.get_running_loop().call_soon(self._go_on, line)
+        elif line.has_more:
+            self._park(line, 0)
+        else:
+            del self._lines[line.stream]
+
+    def _make_room(self) -> None:
+        self._under_way -= 1
+        if self._ready:
+            asyncio.get_running_loop().call_soon(self._go_on, self._ready.popleft())
+
+    def _park(self, line: _Line, wait_s: float) -> None:
+        """Let go of the line's messages, and read them again after that time."""
+        line.is_parked = True
+        line.messages.clear()
+        self._clock.call_later(max(wait_s, 0), lambda: self._courier.spawn(self._resume(line)))
+
+    async def _resume(self, line: _Line) -> None:
+        line.has_more = False
+        try:
+            messages = await self._store.messages(line.stream, 0, _LINE_MAX)
+        except StoreError as error:
+            log.warning("messages not read", extra={"error": str(error)})
+            self._park(line, _LOOK_EVERY_S)
+            return
+        line.is_parked = False
+        line.messages.extend(messages)
+        line.has_more |= len(messages) == _LINE_MAX
+        if messages:
+            self._go_on(line)
+        else:
+            del self._lines[line.stream]
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start."""
+        return {
+            "messages_delivered": self.delivered_total,
+            "dead_letters": self.dead_letters_total,
+            "message_lines": len(self._lines),
+        }
+
+
+def backoff_s(limits: Limits, attempts: int) -> float:
+    """How long to wait after that many attempts in vain, doubling up to a limit."""
+    doubled = limits.delivery_backoff_s * 2.0 ** min(max(attempts - 1, 0), 30)
+    return min(doubled, limits.delivery_backoff_max_s)
+
+
+def dead_letter_of_timer(
+    activation: Activation, method: str, arguments: bytes, uid: str, attempts: int, error: str
+) -> Message:
+    """What is left of a timer that failed too often: a message from the actor to itself."""
+    at = (activation.actor_type.name, activation.key)
+    stream = Stream(*at, *at)
+    return Message(stream, method, arguments, uid, None, None, attempts, error)
