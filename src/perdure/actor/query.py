@@ -297,6 +297,8 @@ def _index(actor_type: ActorType, name: str) -> Index:
     if index is not None:
         return index
     actor_class = actor_type.actor_class
+    if name == "key":
+        raise BadArgumentsError(f"a key is no field; {actor_class.__name__}.at(key) has it", name)
     if name not in actor_class.__struct_fields__:
         raise BadArgumentsError(f"{actor_class.__name__} has no field {name!r}", name)
     raise BadArgumentsError(
