@@ -7,6 +7,7 @@ Layers, each importing only those below it (a test enforces it):
 This module is the whole public API for applications; `perdure.testing` is the one for their tests.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from perdure.actor.indexes import indexed, unique
@@ -22,6 +23,7 @@ from perdure.actor.model import (
     signed_in,
 )
 from perdure.actor.query import Page, Row, Selection
+from perdure.actor.schema import migrate
 from perdure.base.errors import (
     BadArgumentsError,
     ConflictError,
@@ -56,7 +58,16 @@ from perdure.base.errors import (
 from perdure.base.limits import Limits
 
 if TYPE_CHECKING:
+    from perdure.runtime.outlets import Delivery
     from perdure.web.app import App
+    from perdure.web.outlets import Mail, Webhooks
+
+_WEB = {
+    "App": "perdure.web.app",
+    "Delivery": "perdure.runtime.outlets",
+    "Mail": "perdure.web.outlets",
+    "Webhooks": "perdure.web.outlets",
+}
 
 __version__ = "0.1.0"
 
@@ -69,11 +80,13 @@ __all__ = [
     "CycleError",
     "DeadlineError",
     "DefinitionError",
+    "Delivery",
     "DomainError",
     "ForbiddenError",
     "InvalidKeyError",
     "LimitError",
     "Limits",
+    "Mail",
     "MethodNotAllowedError",
     "NewerStateError",
     "NotFoundError",
@@ -97,10 +110,12 @@ __all__ = [
     "StoreLockedError",
     "UnencodableError",
     "UniqueError",
+    "Webhooks",
     "anyone",
     "expose",
     "indexed",
     "interleave",
+    "migrate",
     "owner",
     "read",
     "relaxed",
@@ -110,9 +125,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the web tier with the first use of `App`: code that only defines actors is spared it."""
-    if name == "App":
-        from perdure.web.app import App
-
-        return App
+    """Load the upper layers with the first use: code that only defines actors is spared them."""
+    if name in _WEB:
+        return getattr(import_module(_WEB[name]), name)
     raise AttributeError(f"module 'perdure' has no attribute {name!r}")

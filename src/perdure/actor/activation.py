@@ -30,6 +30,7 @@ from perdure.base import points
 from perdure.base.codec import encode
 from perdure.base.errors import (
     DeadlineError,
+    NewerStateError,
     OverloadedError,
     PerdureError,
     ReadOnlyError,
@@ -38,7 +39,6 @@ from perdure.base.errors import (
     StateTooLargeError,
     StoppingError,
     StoreError,
-    StoreFormatError,
     UnencodableError,
 )
 from perdure.base.limits import Limits
@@ -91,6 +91,7 @@ class Activation:
         "forgetting",
         "key",
         "loading",
+        "newer",
         "records",
         "relaxed",
         "resuming",
@@ -110,6 +111,7 @@ class Activation:
         self.encoded = b""
         self.version = 0  # of the newest commit that holds it, durable or not
         self.commit: GroupCommit | None = None  # the newest not yet durable commit with a state
+        self.newer = False  # newer code wrote the state: it may be read, not written
         self.loading = True
         self.dead: BaseException | None = None
         self.running: Turn | None = None  # the turn that holds the actor
@@ -153,12 +155,7 @@ class Activation:
             self.encoded = encode(self.actor)
             self.updated_at_ms = self._host.wall_ms()
         else:
-            try:
-                self.actor = self.actor_type.decode_state(stored.state)
-            except msgspec.MsgspecError as error:
-                raise StoreFormatError(
-                    f"the stored state of {self} does not fit the class: {error}"
-                ) from error
+            self.actor, self.newer = self.actor_type.decode_stored(stored)
             # not the stored bytes: fields that were added since would look like a change
             self.encoded = encode(self.actor)
             self.version = stored.version
@@ -352,6 +349,8 @@ class Activation:
             return self.actor_type.ttl_ms is not None and self._is_touch_due(self.actor_type.ttl_ms)
         if turn.method.read:
             raise ReadOnlyError(f"{turn} is a @read method, but it changed the state")
+        if self.newer:
+            raise self._newer_state()  # before `encoded` moves on: here the turn can be undone
         limits = self._host.limits
         if len(encoded) > limits.state_bytes_warn:
             self._check_size(turn, len(encoded))
@@ -377,7 +376,8 @@ class Activation:
     def _is_touch_due(self, ttl_ms: int) -> bool:
         """A call keeps an actor from expiring. Writing that down at most ten times per life costs
         little; a write for every read would not."""
-        return self._host.wall_ms() - self.updated_at_ms > ttl_ms // 10
+        age_ms = self._host.wall_ms() - self.updated_at_ms
+        return age_ms > ttl_ms // 10 and not self.newer
 
     def _undo(self, turn: Turn, error: BaseException) -> None:
         """Put memory back to before the turn, and let the error out through the gate."""
@@ -402,7 +402,12 @@ class Activation:
     # -- committing ------------------------------------------------------------------------------
 
     def _join_commit(self, effects: Effects | None = None) -> GroupCommit:
-        """Put the state, and effects, into the group commit that is filling up."""
+        """Put the state, and effects, into the group commit that is filling up.
+
+        Raises NewerStateError.
+        """
+        if self.newer:
+            raise self._newer_state()  # an idempotency record would take the state along
         commit = self._host.join_commit()
         if self.commit is not commit:
             self.commit = commit
@@ -442,6 +447,12 @@ class Activation:
             self.timers[name] = timer
         elif self.timers is not None:
             self.timers.pop(name, None)
+
+    def _newer_state(self) -> NewerStateError:
+        return NewerStateError(
+            f"newer code wrote {self}; this code can read it, but a write would lose what it does "
+            "not know"
+        )
 
     def committed(self, commit: GroupCommit) -> None:
         """`commit`, which held this actor, is durable."""

@@ -62,11 +62,10 @@ def compile_indexes(actor_class: "type[Actor]") -> dict[str, Index]:
                 raise DefinitionError(f"{label}: an indexed field cannot be renamed to `key`")
             index = _index(label, field.name, field.encode_name, field.type, is_unique)
             indexes[field.name] = index
-    options = actor_class.__struct_config__
-    if indexes and (options.omit_defaults or options.array_like):
+    if indexes and actor_class.__struct_config__.omit_defaults:
         raise DefinitionError(
             f"{actor_class.__name__} has indexed fields, which the store must find in its JSON: "
-            "leave out `omit_defaults` and `array_like`"
+            "leave out `omit_defaults`"
         )
     return indexes
 

@@ -17,6 +17,7 @@ import msgspec
 from perdure.actor.indexes import compile_check, compile_indexes
 from perdure.actor.model import Actor, MethodOptions, options_of
 from perdure.actor.reference import Reference, Router, reference_class
+from perdure.actor.schema import Migrations, stored_name, ttl_ms
 from perdure.base.codec import decoder, encode
 from perdure.base.errors import (
     BadArgumentsError,
@@ -24,7 +25,7 @@ from perdure.base.errors import (
     NotRunningError,
     UnencodableError,
 )
-from perdure.base.names import kebab_case, snake_case
+from perdure.base.names import kebab_case
 from perdure.store.api import ActorSchema
 
 _SUSPENDING = {"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "SEND", "YIELD_VALUE"}
@@ -112,18 +113,20 @@ class ActorType:
     def __init__(self, actor_class: type[Actor]) -> None:
         self.actor_class = actor_class
         self.route_name = kebab_case(actor_class.__name__)
-        self.name = snake_case(actor_class.__name__)
-        if self.name.startswith(("perdure_", "sqlite_")):
-            raise DefinitionError(f"{actor_class.__name__}: names in {self.name!r} are reserved")
+        self.name = stored_name(actor_class, actor_class.__perdure_options__)
+        self.ttl_ms = ttl_ms(actor_class, actor_class.__perdure_options__)
         _check_fields(actor_class)
-        self.ttl_ms: int | None = None
         self.decode_state = _decoder(f"{actor_class.__name__}: its fields", actor_class)
+        self.migrations = Migrations(actor_class, self.decode_state)
+        self.decode_stored = self.migrations.decode
         self.indexes = compile_indexes(actor_class)
         self.check = compile_check(actor_class, list(self.indexes.values()))
         self.schema = ActorSchema(
             self.name,
+            version=self.migrations.version,
             fields=actor_class.__struct_encode_fields__,
             indexes=tuple(index.field for index in self.indexes.values()),
+            expires=self.ttl_ms is not None,
         )
         self.methods = {
             name: Method(self, name, function) for name, function in _functions(actor_class)

@@ -7,6 +7,7 @@ with AttributeError, so no state can be lost for want of a declaration.
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import msgspec
@@ -48,12 +49,46 @@ class MethodOptions(msgspec.Struct, frozen=True):
     loss_max_s: float | None = None  # not None: relaxed
 
 
-class Actor(msgspec.Struct):
+class ClassOptions(msgspec.Struct, frozen=True):
+    """What the class statement said beside the fields; checked by `actor.schema`."""
+
+    name: str | None = None  # None: from the name of the class
+    ttl: timedelta | None = None
+
+
+class ActorMeta(msgspec.StructMeta):
+    """Takes Perdure's own keywords out of the class statement; msgspec refuses those it lacks."""
+
+    __perdure_options__: ClassOptions
+
+    # The class's name is positional-only, since `name=` is a keyword of ours.
+    def __new__(  # noqa: PYI034  # Self has no meaning in a metaclass
+        meta,
+        class_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        /,
+        *,
+        name: str | None = None,
+        ttl: timedelta | None = None,
+        **config: Any,
+    ) -> "ActorMeta":
+        made = super().__new__(meta, class_name, bases, namespace, **config)
+        made.__perdure_options__ = ClassOptions(name, ttl)  # of this class, not of subclasses
+        return made
+
+
+class Actor(msgspec.Struct, metaclass=ActorMeta, forbid_unknown_fields=True):
     """Base of every actor class: declare fields with types and defaults, and async methods.
 
     An actor is addressed by class and key, `Cart.at("alice")`, exists as soon as it is called, and
     keeps its fields through crashes and restarts. Its methods run one at a time, each as one turn:
     state changes are durable before the caller hears the result, and an exception undoes them.
+
+    `class Basket(Actor, name="cart", ttl=timedelta(days=30))`: both are optional, and subclasses do
+    not inherit them. `name` is what the class is stored under, in snake_case: a class keeps its
+    data when it gets another name, and its route follows the new one. `ttl`: an actor that was not
+    written for so long expires; at least one second.
     """
 
     @classmethod

@@ -21,7 +21,7 @@ from perdure.actor.indexes import Index, declaration
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor
 from perdure.base.codec import decoder
-from perdure.base.errors import BadArgumentsError, StoreFormatError
+from perdure.base.errors import BadArgumentsError
 from perdure.base.keys import normalize_key
 from perdure.store.api import Condition, IndexedField, Operator, Ordering, Query, StoredActor
 
@@ -217,17 +217,8 @@ async def find(actor_class: type[AnyActor], values: dict[str, Any]) -> Row[AnyAc
 
 
 def row_of(actor_type: ActorType, stored: StoredActor) -> Row[Any]:
-    """A stored actor as a row; raises StoreFormatError naming the key.
-
-    The one place where queries decode states.
-    """
-    try:
-        state = actor_type.decode_state(stored.state)
-    except msgspec.MsgspecError as error:
-        raise StoreFormatError(
-            f"the stored state of {actor_type.actor_class.__name__}({stored.key!r}) "
-            f"does not fit the class: {error}"
-        ) from error
+    """A stored actor, of whichever version of its class, as a row; raises StoreFormatError."""
+    state, _ = actor_type.decode_stored(stored)
     return Row(
         stored.key,
         state,

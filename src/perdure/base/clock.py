@@ -40,3 +40,13 @@ class SystemClock:
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Handle:
         return asyncio.get_running_loop().call_later(delay_s, callback)
+
+
+async def sleep(clock: Clock, delay_s: float) -> None:
+    """Wait until that much time has passed on the clock."""
+    woken = asyncio.Event()
+    alarm = clock.call_later(delay_s, woken.set)
+    try:
+        await woken.wait()
+    finally:
+        alarm.cancel()

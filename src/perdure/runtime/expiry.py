@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from perdure.actor.effects import effects_of
 from perdure.actor.methods import ActorType
 from perdure.actor.turn import Turn
-from perdure.base.clock import Clock
+from perdure.base.clock import Clock, sleep
 from perdure.base.errors import StoreError
 from perdure.runtime.outbox import Courier
 from perdure.store.api import Store
@@ -69,9 +69,7 @@ class Expiry:
                     await self._sweep(actor_type, self._clock.wall_ms() - ttl_ms)
                 except StoreError as error:
                     log.warning("expiry not swept", extra={"error": str(error)})
-            woken = asyncio.Event()
-            self._clock.call_later(every_s, woken.set)
-            await woken.wait()
+            await sleep(self._clock, every_s)
 
     async def _sweep(self, actor_type: ActorType, before_ms: int) -> None:
         while keys := await self._store.expired(actor_type.name, before_ms, _AT_ONCE):

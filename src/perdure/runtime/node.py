@@ -15,7 +15,7 @@ from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import current_turn
 from perdure.actor.turn import Turn, refuse_cycle
-from perdure.base.clock import Clock, SystemClock
+from perdure.base.clock import Clock, SystemClock, sleep
 from perdure.base.errors import (
     DeadlineError,
     DefinitionError,
@@ -243,7 +243,7 @@ class Node:
         """An actor sleeps after one to two halves of `idle_sleep_s` without a call."""
         waited_s, every_s = 0.0, min(1.0, self.limits.idle_sleep_s / 2)
         while True:
-            await asyncio.sleep(every_s)
+            await sleep(self._clock, every_s)
             waited_s += every_s
             if len(self._catalog) > self.limits.awake_max:
                 self._catalog.shrink_to(self.limits.awake_max * 9 // 10)
@@ -253,7 +253,7 @@ class Node:
 
     async def _forget_requests(self) -> None:
         while True:
-            await asyncio.sleep(_FORGET_EVERY_S)
+            await sleep(self._clock, _FORGET_EVERY_S)
             before_ms = self._clock.wall_ms() - int(self.limits.request_retention_s * 1000)
             try:
                 while await self.store.forget_requests(before_ms, _FORGET_ROWS) == _FORGET_ROWS:

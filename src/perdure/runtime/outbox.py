@@ -26,7 +26,7 @@ from perdure.actor.messages import OUTLET
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
-from perdure.base.clock import Clock
+from perdure.base.clock import Clock, sleep
 from perdure.base.codec import decoder
 from perdure.base.errors import NotFoundError, PerdureError, StoreError
 from perdure.base.limits import Limits
@@ -127,7 +127,7 @@ class Outbox:
                 await self._look()
             except StoreError as error:
                 log.warning("messages not read", extra={"error": str(error)})
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await sleep(self._clock, _LOOK_EVERY_S)
 
     def stop(self) -> None:
         """Begin no delivery any more; what is left stays in the store."""

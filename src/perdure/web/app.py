@@ -212,3 +212,7 @@ def _refuse_same_names(actor_types: list[ActorType]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise DefinitionError(f"two actor classes would both be reached as /{name}")
+    stored = [actor_type.name for actor_type in actor_types]
+    for name in stored:
+        if stored.count(name) > 1:
+            raise DefinitionError(f"two actor classes would both be stored as {name!r}")

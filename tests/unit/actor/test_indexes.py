@@ -110,15 +110,11 @@ def test_an_indexed_field_must_be_in_the_json() -> None:
     class Sparse(Actor, omit_defaults=True):
         status: Annotated[str, indexed] = ""
 
-    class Listed(Actor, array_like=True):
-        status: Annotated[str, indexed] = ""
-
     class Hidden(Actor, rename={"status": "key"}):
         status: Annotated[str, indexed] = ""
 
-    for wrong in (Sparse, Listed):
-        with pytest.raises(DefinitionError, match="leave out `omit_defaults` and `array_like`"):
-            actor_type_of(wrong)
+    with pytest.raises(DefinitionError, match="leave out `omit_defaults`"):
+        actor_type_of(Sparse)
     with pytest.raises(DefinitionError, match="cannot be renamed to `key`"):
         actor_type_of(Hidden)
 

@@ -1,0 +1,207 @@
+"""`perdure check --store`: does this code fit what is stored? Asked before it is deployed.
+
+Looks without owning, also into the store of a running server. The counts are of all rows; whether
+rows can be decoded is tried on a sample: all of a small table, else the ends, the newest row of
+each version, and rows spread evenly. Evenly and not at random, so that a second run says the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from perdure.actor.methods import ActorType
+from perdure.base.errors import StoreError
+from perdure.cli.state import reading
+from perdure.cli.tables import print_columns
+from perdure.store.api import ActorSchema, StoredActor, StoredSchema
+from perdure.store.sqlite_reader import SqliteReader
+from perdure.web.app import App
+
+_SAMPLE_ROWS = 1_000
+_KEYS_SHOWN = 3
+
+
+class Finding(msgspec.Struct):
+    """What is said of one class, and whether it fits."""
+
+    class_name: str
+    table: str
+    rows: int
+    notes: list[str] = []
+    fits: bool = True
+
+    def object_to(self, note: str) -> None:
+        """Add a reason why the code does not fit."""
+        self.notes.append(f"! {note}")
+        self.fits = False
+
+
+def check_store(app: App, data: Path, console: Console) -> bool:
+    """Print how each class fits what is stored, and a verdict; returns it. Raises Failure."""
+    with reading(data) as reader:
+        known = {schema.name: schema for schema in reader.schemas()}
+        counts = {name: reader.count(name) for name in reader.actor_tables()}
+        ours = {actor_type.name for actor_type in app.actor_types}
+        lost = [name for name, rows in counts.items() if rows and name not in ours]
+        findings = [
+            _compare(actor_type, reader, known.get(actor_type.name))
+            if counts.get(actor_type.name)
+            else _new(actor_type, [(name, _fields(reader, name, known)) for name in lost])
+            for actor_type in app.actor_types
+        ]
+        findings += [
+            Finding("–", name, counts[name], ["the app has no class for it; its data stays"])
+            for name in lost
+        ]
+    print_columns(console, list(_lines(findings)), ("class", "stored as", "rows", "finding"))
+    fits = all(finding.fits for finding in findings)
+    console.print()
+    console.print(
+        f"{data}: the app fits what is stored"
+        if fits
+        else f"{data}: the app does not fit what is stored, see the lines with !",
+        style="bold",
+        markup=False,
+    )
+    return fits
+
+
+# -- one class -----------------------------------------------------------------------------------
+
+
+def _new(actor_type: ActorType, lost: Sequence[tuple[str, set[str]]]) -> Finding:
+    finding = Finding(actor_type.actor_class.__name__, actor_type.name, 0)
+    fields = set(actor_type.schema.fields)
+    for name, stored_fields in lost:
+        if stored_fields and stored_fields <= fields:
+            finding.notes.append(
+                f'new; if it is {name!r} under another name, keep its data with name="{name}"'
+            )
+    finding.notes = finding.notes or ["new: nothing is stored"]
+    return finding
+
+
+def _compare(actor_type: ActorType, reader: SqliteReader, known: StoredSchema | None) -> Finding:
+    ours = actor_type.schema
+    rows_of, newest = _versions(reader, ours.name)
+    finding = Finding(actor_type.actor_class.__name__, ours.name, sum(rows_of.values()))
+    tried = _try(actor_type, _sample(reader, ours.name, newest))
+    _compare_versions(finding, ours.version, rows_of)
+    _compare_fields(finding, ours, known, tried.unknown)
+    if tried.failures:
+        keys = f" ({', '.join(tried.keys)})" if tried.keys else ""
+        finding.object_to(
+            f"{tried.failures:,} of {tried.rows:,} rows tried cannot be read{keys}: {tried.error}"
+        )
+    finding.notes = finding.notes or ["unchanged"]
+    return finding
+
+
+def _compare_versions(finding: Finding, version: int, rows_of: dict[int, int]) -> None:
+    older = sum(rows for schema, rows in rows_of.items() if schema < version)
+    newer = sum(rows for schema, rows in rows_of.items() if schema > version)
+    if older:
+        finding.notes.append(
+            f"version {min(rows_of)} → {version}: {older:,} rows will be migrated on waking"
+        )
+    if newer:
+        finding.object_to(
+            f"{newer:,} rows are of version {max(rows_of)}, the class of version {version}: "
+            "it will only read them"
+        )
+
+
+def _compare_fields(
+    finding: Finding, ours: ActorSchema, known: StoredSchema | None, gone: set[str]
+) -> None:
+    if known is not None:
+        added = [name for name in ours.fields if name not in known.fields]
+        if added:
+            finding.notes.append(f"fields added: {', '.join(added)}; their defaults fill in")
+        if known.version == ours.version:
+            gone = gone | (set(known.fields) - set(ours.fields))
+    if gone:
+        finding.object_to(
+            f"fields gone: {', '.join(sorted(gone))}; needs @migrate(to={ours.version + 1}), "
+            "else rows that have them can only be read"
+        )
+
+
+class _Tried(msgspec.Struct):
+    """What came of decoding a sample; the rows themselves may be too large to keep."""
+
+    rows: int = 0
+    unknown: set[str] = set()  # fields of this version that the class lacks
+    failures: int = 0
+    keys: list[str] = []  # the first that failed
+    error: str = ""  # of the very first
+
+
+def _try(actor_type: ActorType, sample: Iterator[tuple[str, StoredActor | StoreError]]) -> _Tried:
+    tried = _Tried()
+    for key, stored in sample:
+        tried.rows += 1
+        try:
+            if isinstance(stored, StoreError):
+                raise stored
+            _, newer = actor_type.decode_stored(stored)
+        except StoreError as error:
+            tried.failures += 1
+            tried.error = tried.error or str(error)
+            if len(tried.keys) < _KEYS_SHOWN:
+                tried.keys.append(key)
+        else:
+            if newer and stored.schema == actor_type.schema.version:
+                tried.unknown |= actor_type.migrations.unknown_fields(stored.state)
+    return tried
+
+
+# -- looking at the store ------------------------------------------------------------------------
+
+
+def _fields(reader: SqliteReader, name: str, known: dict[str, StoredSchema]) -> set[str]:
+    return set(known[name].fields) if name in known else set()
+
+
+def _versions(reader: SqliteReader, name: str) -> tuple[dict[int, int], list[str]]:
+    """How many rows each version has, and the key of the newest of each."""
+    # SQLite takes `key` from the row that has the maximum
+    _, rows = reader.query(
+        f'SELECT schema, count(*), max(updated_at_ms), key FROM "{name}" GROUP BY schema'
+    )
+    found = list(rows)
+    return {schema: count for schema, count, _, _ in found}, [key for *_, key in found]
+
+
+def _sample(
+    reader: SqliteReader, name: str, newest: Sequence[str]
+) -> Iterator[tuple[str, StoredActor | StoreError]]:
+    """Keys to try, each with its row or with why that cannot be read."""
+    for key in dict.fromkeys([*newest, *_spread(reader, name)]):
+        try:
+            stored: StoredActor | StoreError | None = reader.load(name, key)
+        except StoreError as error:
+            stored = error
+        if stored is not None:  # else it went meanwhile
+            yield key, stored
+
+
+def _spread(reader: SqliteReader, name: str) -> list[str]:
+    """The keys of all rows if they are few, else the first, the last, and those between evenly."""
+    [(first, last, low, high)] = reader.query(
+        f'SELECT min(key), max(key), min(rowid), max(rowid) FROM "{name}"'
+    )[1]
+    step = (high - low) // _SAMPLE_ROWS + 1
+    wanted = ",".join(str(row) for row in range(low, high + 1, step))
+    _, rows = reader.query(f'SELECT key FROM "{name}" WHERE rowid IN ({wanted})')
+    return [first, last, *(key for (key,) in rows)]
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[tuple[str, ...]]:
+    for finding in findings:
+        head = (finding.class_name, finding.table, f"{finding.rows:,}")
+        for note in finding.notes:
+            yield (*head, note)
+            head = ("", "", "")
