@@ -568,7 +568,7 @@ async def test_rows_of_older_versions_are_migrated_for_the_reader() -> None:
         name: str = ""
 
         @migrate(to=2)
-        def rename(state: dict[str, Any]) -> dict[str, Any]:  # noqa: N805
+        def rename(state: dict[str, Any]) -> dict[str, Any]:
             state["name"] = state.pop("label")
             return state
 
