@@ -10,6 +10,7 @@ This module is the whole public API for applications; `perdure.testing` is the o
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from perdure.actor.indexes import indexed, unique
 from perdure.actor.model import (
     Actor,
     Caller,
@@ -21,6 +22,7 @@ from perdure.actor.model import (
     relaxed,
     signed_in,
 )
+from perdure.actor.query import Page, Row, Selection
 from perdure.actor.schema import migrate
 from perdure.base.errors import (
     BadArgumentsError,
@@ -91,10 +93,13 @@ __all__ = [
     "NotRunningError",
     "NotSignedInError",
     "OverloadedError",
+    "Page",
     "PerdureError",
     "ReadOnlyError",
     "RequestReusedError",
     "RequestRunningError",
+    "Row",
+    "Selection",
     "StateTooLargeError",
     "StoppingError",
     "StoreBrokenError",
@@ -108,12 +113,14 @@ __all__ = [
     "Webhooks",
     "anyone",
     "expose",
+    "indexed",
     "interleave",
     "migrate",
     "owner",
     "read",
     "relaxed",
     "signed_in",
+    "unique",
 ]
 
 

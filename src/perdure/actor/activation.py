@@ -358,11 +358,13 @@ class Activation:
         if len(encoded) > limits.state_bytes_warn:
             self._check_size(turn, len(encoded))
         try:
-            self.actor_type.decode_state(encoded)
+            decoded = self.actor_type.decode_state(encoded)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise UnencodableError(
                 f"{turn} left a state that could not be read back: {error}"
             ) from None
+        if self.actor_type.check is not None:
+            self.actor_type.check(decoded)
         self.encoded = encoded
         return True
 

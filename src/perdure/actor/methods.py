@@ -14,11 +14,17 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from perdure.actor.indexes import compile_check, compile_indexes
 from perdure.actor.model import Actor, MethodOptions, options_of
 from perdure.actor.reference import Reference, Router, reference_class
 from perdure.actor.schema import Migrations, stored_name, ttl_ms
 from perdure.base.codec import decoder, encode
-from perdure.base.errors import BadArgumentsError, DefinitionError, UnencodableError
+from perdure.base.errors import (
+    BadArgumentsError,
+    DefinitionError,
+    NotRunningError,
+    UnencodableError,
+)
 from perdure.base.names import kebab_case
 from perdure.store.api import ActorSchema
 
@@ -113,10 +119,13 @@ class ActorType:
         self.decode_state = _decoder(f"{actor_class.__name__}: its fields", actor_class)
         self.migrations = Migrations(actor_class, self.decode_state)
         self.decode_stored = self.migrations.decode
+        self.indexes = compile_indexes(actor_class)
+        self.check = compile_check(actor_class, list(self.indexes.values()))
         self.schema = ActorSchema(
             self.name,
             version=self.migrations.version,
             fields=actor_class.__struct_encode_fields__,
+            indexes=tuple(index.field for index in self.indexes.values()),
             expires=self.ttl_ms is not None,
         )
         self.methods = {
@@ -133,6 +142,17 @@ class ActorType:
     def is_bound(self) -> bool:
         """True while some node in this process runs this class."""
         return self._reference_class._router is not None
+
+    @property
+    def router(self) -> Router:
+        """Who runs this class; raises NotRunningError."""
+        router = self._reference_class._router
+        if router is None:
+            raise NotRunningError(
+                f"no App with {self.actor_class.__name__} runs in this process; "
+                f"use `async with app:` or `perdure run`"
+            )
+        return router
 
     def bind(self, router: Router | None) -> None:
         """Send calls through references to this router from now on; None: refuse them."""

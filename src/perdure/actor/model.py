@@ -16,6 +16,7 @@ from perdure.base.errors import NotRunningError
 
 if TYPE_CHECKING:
     from perdure.actor.messages import OutletSender
+    from perdure.actor.query import Row, Selection
     from perdure.actor.timers import Timers
     from perdure.actor.turn import Turn
 
@@ -105,22 +106,53 @@ class Actor(msgspec.Struct, metaclass=ActorMeta, forbid_unknown_fields=True):
 
         return actor_type_of(cls).reference(key, request_id)  # type: ignore[return-value]
 
+    @classmethod
+    def where(cls, /, **conditions: Any) -> "Selection[Self]":
+        """The actors of this class whose fields fit, all of them without conditions.
+
+        Awaiting it gives one `Page`; `async for row in Order.where(…)` goes through all pages.
+        A condition is `field=value`, or compares with `field__ne`, `__lt`, `__le`, `__gt`, `__ge`,
+        or `__in` a list. Only fields marked `indexed` or `unique` can be searched by. `None` means
+        that there is no value. Sort with `order_by`; by default it is by key.
+
+        *Consistency:* finds committed state. A turn does not see its own changes in it, nor those
+        of other turns under way.
+
+        Raises BadArgumentsError here; NotRunningError, DeadlineError and StoreError when asked.
+        """
+        from perdure.actor.query import select  # the model is below its queries
+
+        return select(cls, conditions)
+
+    @classmethod
+    async def find(cls, /, **field: Any) -> "Row[Self] | None":
+        """The one actor that has this value in a `unique` field, as in `find(email="a@b.c")`.
+
+        *Consistency:* as with `where`. That nothing was found does not keep the value free; the
+        commit decides, with UniqueError.
+
+        Raises BadArgumentsError, NotRunningError, DeadlineError and StoreError.
+        """
+        from perdure.actor.query import find
+
+        return await find(cls, field)
+
     @property
     def key(self) -> str:
         """The key this actor is addressed by; only within a turn."""
-        return running_turn().activation.key
+        return _turn_of(self).activation.key
 
     @property
     def caller(self) -> Caller | None:
         """Who made the call this turn serves, or None if nobody signed in; only within a turn."""
-        return running_turn().caller
+        return _turn_of(self).caller
 
     async def save(self) -> None:
         """Commit the state as it is now, in the middle of a long turn, and wait for that.
 
         What comes before it is then kept, whatever becomes of the rest of the turn.
         """
-        turn = running_turn()
+        turn = _turn_of(self)
         await turn.activation.save(turn)
 
     @property
@@ -138,14 +170,14 @@ class Actor(msgspec.Struct, metaclass=ActorMeta, forbid_unknown_fields=True):
         """The named timers of this actor; only within a turn."""
         from perdure.actor.timers import Timers
 
-        return Timers(running_turn())
+        return Timers(_turn_of(self))
 
     @property
     def outbox(self) -> "OutletSender":
         """Ways to the outside, such as webhooks: `self.outbox.send("mail", to=…)`, in a turn."""
         from perdure.actor.messages import OutletSender
 
-        return OutletSender(running_turn())
+        return OutletSender(_turn_of(self))
 
     def forget(self) -> None:
         """Let this actor go when the turn ends: its state, timers and collections are deleted.
@@ -154,7 +186,7 @@ class Actor(msgspec.Struct, metaclass=ActorMeta, forbid_unknown_fields=True):
         """
         from perdure.actor.effects import effects_of
 
-        turn = running_turn()
+        turn = _turn_of(self)
         turn.activation.refuse_sharing(turn)
         effects_of(turn).forget = True
 
@@ -172,6 +204,16 @@ def running_turn() -> "Turn":
     if turn is None or turn.finished:  # finished: a task outlived the turn that began it
         raise NotRunningError(
             "key, caller, save() and the like exist only while an actor runs a method"
+        )
+    return turn
+
+
+def _turn_of(actor: Actor) -> "Turn":
+    turn = running_turn()
+    if turn.activation.actor is not actor:  # else `row.state.forget()` would be about the asker
+        raise NotRunningError(
+            f"this {type(actor).__name__} is not the one whose turn this is; if a query found it, "
+            "call it through `row.reference`"
         )
     return turn
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from perdure.actor.messages import Teller
 from perdure.base.errors import NotRunningError
 from perdure.base.keys import normalize_key
+from perdure.base.limits import Limits
+from perdure.store.api import Query, StoredActor
 
 if TYPE_CHECKING:
     from perdure.actor.methods import ActorType, Method
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 class Router(Protocol):
     """Who takes calls to their actor: the running node."""
+
+    limits: Limits
 
     async def call(
         self,
@@ -26,6 +30,14 @@ class Router(Protocol):
         request_id: str | None,
     ) -> Any:
         """Run one call and return its result; raises what the method raised, or a PerdureError."""
+        ...
+
+    async def query(self, query: Query) -> list[StoredActor]:
+        """The committed actors that fit; raises DeadlineError, StoppingError or a StoreError.
+
+        It waits for no turn: a query reads what is committed, and all that it lets out is its
+        conditions, to the database.
+        """
         ...
 
 

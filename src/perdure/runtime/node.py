@@ -30,7 +30,7 @@ from perdure.runtime.expiry import Expiry
 from perdure.runtime.outbox import Outbox
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.scheduler import Scheduler
-from perdure.store.api import RequestRecord, Store
+from perdure.store.api import Query, RequestRecord, Store, StoredActor
 
 log = logging.getLogger("perdure.node")
 
@@ -204,6 +204,19 @@ class Node:
             if not timeout.expired():
                 raise  # the method's own
             raise DeadlineError(f"{turn} did not answer before its deadline") from None
+
+    async def query(self, query: Query) -> list[StoredActor]:
+        """Look at what is committed; see `Router.query`."""
+        if not self._running and current_turn.get() is None:
+            raise StoppingError("this process is stopping")
+        limit_s = self.limits.call_timeout_s
+        try:
+            async with asyncio.timeout(limit_s) as timeout:
+                return await self.store.query(query)
+        except TimeoutError:
+            if not timeout.expired():
+                raise  # the store's own
+            raise DeadlineError(f"the query took longer than {limit_s:g} s") from None
 
     # -- what activations need -------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ Invariants:
 
 import msgspec
 
-from perdure.base.errors import BadArgumentsError, MethodNotAllowedError, PerdureError
+from perdure.base.errors import BadArgumentsError, MethodNotAllowedError, PerdureError, UniqueError
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -56,7 +56,7 @@ def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
     status = error.status
     title = _TITLES_BY_KIND.get(error.kind) or _TITLES.get(status, "The call was refused")
     extensions: dict[str, object] = {}
-    if isinstance(error, BadArgumentsError) and error.field is not None:
+    if isinstance(error, BadArgumentsError | UniqueError) and error.field is not None:
         extensions["field"] = error.field
     body = problem(status, error.kind, title, str(error) or None, **extensions)
     if isinstance(error, MethodNotAllowedError):
