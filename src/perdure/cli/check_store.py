@@ -85,11 +85,14 @@ def _new(actor_type: ActorType, lost: Sequence[tuple[str, set[str]]]) -> Finding
 
 def _compare(actor_type: ActorType, reader: SqliteReader, known: StoredSchema | None) -> Finding:
     ours = actor_type.schema
-    rows_of, newest = _versions(reader, ours.name)
+    versions = reader.versions(ours.name)
+    rows_of = {version: rows for version, (rows, _) in versions.items()}
+    newest = [key for _, key in versions.values()]
     finding = Finding(actor_type.actor_class.__name__, ours.name, sum(rows_of.values()))
     tried = _try(actor_type, _sample(reader, ours.name, newest))
     _compare_versions(finding, ours.version, rows_of)
     _compare_fields(finding, ours, known, tried.unknown)
+    _look_for_duplicates(finding, ours, reader)
     if tried.failures:
         keys = f" ({', '.join(tried.keys)})" if tried.keys else ""
         finding.object_to(
@@ -129,6 +132,17 @@ def _compare_fields(
         )
 
 
+def _look_for_duplicates(finding: Finding, ours: ActorSchema, reader: SqliteReader) -> None:
+    """The store would refuse to open; it, too, looks at rows as they are stored."""
+    for field in ours.indexes:
+        if not field.unique:
+            continue
+        found = reader.duplicates(ours.name, field.name, _KEYS_SHOWN)
+        if found:
+            values = ", ".join(f"{value!r} in {rows:,} rows" for value, rows in found)
+            finding.object_to(f"{field.name} is unique, but has {values}: the app will not start")
+
+
 class _Tried(msgspec.Struct):
     """What came of decoding a sample; the rows themselves may be too large to keep."""
 
@@ -165,38 +179,17 @@ def _fields(reader: SqliteReader, name: str, known: dict[str, StoredSchema]) -> 
     return set(known[name].fields) if name in known else set()
 
 
-def _versions(reader: SqliteReader, name: str) -> tuple[dict[int, int], list[str]]:
-    """How many rows each version has, and the key of the newest of each."""
-    # SQLite takes `key` from the row that has the maximum
-    _, rows = reader.query(
-        f'SELECT schema, count(*), max(updated_at_ms), key FROM "{name}" GROUP BY schema'
-    )
-    found = list(rows)
-    return {schema: count for schema, count, _, _ in found}, [key for *_, key in found]
-
-
 def _sample(
     reader: SqliteReader, name: str, newest: Sequence[str]
 ) -> Iterator[tuple[str, StoredActor | StoreError]]:
     """Keys to try, each with its row or with why that cannot be read."""
-    for key in dict.fromkeys([*newest, *_spread(reader, name)]):
+    for key in dict.fromkeys([*newest, *reader.spread(name, _SAMPLE_ROWS)]):
         try:
             stored: StoredActor | StoreError | None = reader.load(name, key)
         except StoreError as error:
             stored = error
         if stored is not None:  # else it went meanwhile
             yield key, stored
-
-
-def _spread(reader: SqliteReader, name: str) -> list[str]:
-    """The keys of all rows if they are few, else the first, the last, and those between evenly."""
-    [(first, last, low, high)] = reader.query(
-        f'SELECT min(key), max(key), min(rowid), max(rowid) FROM "{name}"'
-    )[1]
-    step = (high - low) // _SAMPLE_ROWS + 1
-    wanted = ",".join(str(row) for row in range(low, high + 1, step))
-    _, rows = reader.query(f'SELECT key FROM "{name}" WHERE rowid IN ({wanted})')
-    return [first, last, *(key for (key,) in rows)]
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[tuple[str, ...]]:
