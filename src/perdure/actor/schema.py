@@ -105,7 +105,7 @@ class Migrations:
     def _known_part(self, stored: StoredActor, state: bytes) -> bytes:
         try:
             fields = _decode_fields(state)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise self._misfit(stored, error) from error
         return encode({name: value for name, value in fields.items() if name in self._known})
 

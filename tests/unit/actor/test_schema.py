@@ -274,6 +274,16 @@ def test_unknown_fields_inside_nested_structs_are_not_seen() -> None:
     assert (actor.line.sku, newer) == ("tea", False)  # type: ignore[attr-defined]
 
 
+def test_a_step_whose_result_is_nested_too_deeply_is_refused() -> None:
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    step = migrate(to=2)(lambda _state: {"value": deep})
+    actor_type = compiled(__annotations__={"value": Any}, value=None, step=step)
+    with pytest.raises(StoreFormatError, match="RecursionError"):
+        actor_type.decode_stored(stored({}, 1))
+
+
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 JSON = st.recursive(
     st.none()
