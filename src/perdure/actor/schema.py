@@ -116,10 +116,12 @@ class Migrations:
             raise self._misfit(stored, error) from error
 
     def _misfit(self, stored: StoredActor, error: Exception) -> StoreFormatError:
-        hint = "; a type that changed needs @migrate" if stored.schema == self.version else ""
+        if stored.schema == self.version:
+            hint = "a type that changed needs @migrate"
+        else:
+            hint = f"it is of version {stored.schema}, the class of version {self.version}"
         return StoreFormatError(
-            f"the stored state of {self._named(stored)} (version {stored.schema}) does not fit "
-            f"the class (version {self.version}): {error}{hint}"
+            f"the stored state of {self._named(stored)} does not fit the class: {error}; {hint}"
         )
 
     def _step_failed(self, stored: StoredActor, to: int, error: Exception) -> StoreFormatError:
