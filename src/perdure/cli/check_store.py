@@ -96,7 +96,7 @@ def _compare(actor_type: ActorType, reader: SqliteReader, known: StoredSchema | 
     if tried.failures:
         keys = f" ({', '.join(tried.keys)})" if tried.keys else ""
         finding.object_to(
-            f"{tried.failures:,} of {tried.rows:,} rows tried cannot be read{keys}: {tried.error}"
+            f"of {_rows(tried.rows)} tried, {tried.failures:,} cannot be read{keys}: {tried.error}"
         )
     finding.notes = finding.notes or ["unchanged"]
     return finding
@@ -107,12 +107,12 @@ def _compare_versions(finding: Finding, version: int, rows_of: dict[int, int]) -
     newer = sum(rows for schema, rows in rows_of.items() if schema > version)
     if older:
         finding.notes.append(
-            f"version {min(rows_of)} → {version}: {older:,} rows will be migrated on waking"
+            f"version {min(rows_of)} → {version}: {_rows(older)} will be migrated on waking"
         )
     if newer:
         finding.object_to(
-            f"{newer:,} rows are of version {max(rows_of)}, the class of version {version}: "
-            "it will only read them"
+            f"version {max(rows_of)} has {_rows(newer)}, and the class is of version {version}: "
+            "it will only read those"
         )
 
 
@@ -121,14 +121,18 @@ def _compare_fields(
 ) -> None:
     if known is not None:
         added = [name for name in ours.fields if name not in known.fields]
-        if added:
-            finding.notes.append(f"fields added: {', '.join(added)}; their defaults fill in")
+        dropped = [name for name in known.fields if name not in ours.fields]
         if known.version == ours.version:
-            gone = gone | (set(known.fields) - set(ours.fields))
+            gone = gone | set(dropped)
+        elif known.version < ours.version and dropped:
+            finding.notes.append(f"fields dropped by migration: {', '.join(dropped)}")
+        if added:
+            by = "by migration, or their" if known.version < ours.version else "their"
+            finding.notes.append(f"fields added: {', '.join(added)}; {by} defaults fill in")
     if gone:
         finding.object_to(
-            f"fields gone: {', '.join(sorted(gone))}; needs @migrate(to={ours.version + 1}), "
-            "else rows that have them can only be read"
+            f"fields gone: {', '.join(sorted(gone))}; this needs @migrate(to={ours.version + 1}); "
+            "without it, rows that have them can only be read"
         )
 
 
@@ -139,7 +143,7 @@ def _look_for_duplicates(finding: Finding, ours: ActorSchema, reader: SqliteRead
             continue
         found = reader.duplicates(ours.name, field.name, _KEYS_SHOWN)
         if found:
-            values = ", ".join(f"{value!r} in {rows:,} rows" for value, rows in found)
+            values = ", ".join(f"{value!r} in {_rows(rows)}" for value, rows in found)
             finding.object_to(f"{field.name} is unique, but has {values}: the app will not start")
 
 
@@ -190,6 +194,10 @@ def _sample(
             stored = error
         if stored is not None:  # else it went meanwhile
             yield key, stored
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[tuple[str, ...]]:

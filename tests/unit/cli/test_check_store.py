@@ -81,7 +81,7 @@ def test_a_field_less_needs_a_migration(tmp_path: Path) -> None:
     write(tmp_path, CART, STATES)
     fits, [line] = check(tmp_path, Empty)
     assert not fits
-    assert line.startswith("Empty cart 2 ! fields gone: lines; needs @migrate(to=2)")
+    assert line.startswith("Empty cart 2 ! fields gone: lines; this needs @migrate(to=2)")
 
 
 def test_a_row_of_newer_code_is_found_although_older_code_was_started_since(tmp_path: Path) -> None:
@@ -99,21 +99,33 @@ def test_a_version_more_counts_the_rows_that_will_be_migrated(tmp_path: Path) ->
     assert check(tmp_path, Second) == (True, [told])
 
 
+def test_what_a_migration_adds_and_drops_is_told_before_it_runs(tmp_path: Path) -> None:
+    write(tmp_path, CART, {"alice": STATES["alice"]})
+    assert check(tmp_path, Second) == (
+        True,
+        [
+            "Second cart 1 version 1 → 2: 1 row will be migrated on waking",
+            "fields dropped by migration: lines",
+            "fields added: total; by migration, or their defaults fill in",
+        ],
+    )
+
+
 def test_a_version_less_will_only_read(tmp_path: Path) -> None:
     write(tmp_path, ActorSchema("cart", 2, ("lines",)), STATES)
     fits, [line] = check(tmp_path, Cart)
     assert not fits
     assert line == (
-        "Cart cart 2 ! 2 rows are of version 2, the class of version 1: it will only read them"
+        "Cart cart 2 ! version 2 has 2 rows, and the class is of version 1: it will only read those"
     )
 
 
 def test_rows_that_a_migration_fails_on_are_named(tmp_path: Path) -> None:
     write(tmp_path, CART, {**STATES, "bad": "{}"})
-    fits, [_, _, line] = check(tmp_path, Second)
+    fits, [*_, line] = check(tmp_path, Second)
     assert not fits
     assert line.startswith(
-        "! 1 of 3 rows tried cannot be read (bad): Second('bad'): @migrate(to=2)"
+        "! of 3 rows tried, 1 cannot be read (bad): Second('bad'): @migrate(to=2)"
     )
 
 
@@ -121,7 +133,7 @@ def test_rows_older_than_the_oldest_step_do_not_fit(tmp_path: Path) -> None:
     write(tmp_path, CART, {str(number): '{"lines":{}}' for number in range(5)})
     fits, lines = check(tmp_path, Third)
     assert not fits
-    assert lines[-1].startswith("! 5 of 5 rows tried cannot be read (")
+    assert lines[-1].startswith("! of 5 rows tried, 5 cannot be read (")
     assert "oldest step" in lines[-1]
 
 
@@ -131,7 +143,7 @@ def test_a_damaged_row_is_named_and_the_others_are_tried(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes().replace(b"damaged-here", b"damaged-hers"))
     fits, [line] = check(tmp_path, Cart)
     assert not fits
-    assert "! 1 of 2 rows tried cannot be read (alice)" in line
+    assert "! of 2 rows tried, 1 cannot be read (alice)" in line
     assert "checksum" in line
 
 
@@ -160,7 +172,7 @@ def test_of_a_large_table_a_sample_is_tried(tmp_path: Path) -> None:
     write(tmp_path, CART, {**states, "zz": '{"lines":"wrong"}'})
     fits, [line] = check(tmp_path, Cart)
     assert not fits
-    tried = int(line.partition(" of ")[2].split()[0].replace(",", ""))
+    tried = int(line.partition("! of ")[2].split()[0].replace(",", ""))
     assert 500 <= tried <= 1_010
     assert "(zz)" in line  # the last is always among them
 
