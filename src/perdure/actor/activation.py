@@ -453,8 +453,8 @@ class Activation:
 
     def _newer_state(self) -> NewerStateError:
         return NewerStateError(
-            f"newer code wrote {self}; this code can read it, but a write would lose what it does "
-            "not know"
+            f"newer code wrote {self}, or its class lost a field without @migrate: it can be read, "
+            "but a write would lose what this code does not know"
         )
 
     def committed(self, commit: GroupCommit) -> None:

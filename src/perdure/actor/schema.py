@@ -46,9 +46,9 @@ def migrate(*, to: int) -> Callable[[Migration], StaticMigration]:
 
     # A static method, so that type checkers look for no `self`.
     def marked(function: Migration) -> StaticMigration:
-        plain: Any = function.__func__ if isinstance(function, staticmethod) else function
-        plain.__perdure_migration__ = to
-        return staticmethod(plain)
+        step = staticmethod(function.__func__ if isinstance(function, staticmethod) else function)
+        step.__perdure_migration__ = to  # type: ignore[attr-defined]
+        return step
 
     return marked
 
@@ -105,7 +105,7 @@ class Migrations:
     def _known_part(self, stored: StoredActor, state: bytes) -> bytes:
         try:
             fields = _decode_fields(state)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise self._misfit(stored, error) from error
         return encode({name: value for name, value in fields.items() if name in self._known})
 
@@ -116,10 +116,12 @@ class Migrations:
             raise self._misfit(stored, error) from error
 
     def _misfit(self, stored: StoredActor, error: Exception) -> StoreFormatError:
-        hint = "; a type that changed needs @migrate" if stored.schema == self.version else ""
+        if stored.schema == self.version:
+            hint = "a type that changed needs @migrate"
+        else:
+            hint = f"it is of version {stored.schema}, the class of version {self.version}"
         return StoreFormatError(
-            f"the stored state of {self._named(stored)} (version {stored.schema}) does not fit "
-            f"the class (version {self.version}): {error}{hint}"
+            f"the stored state of {self._named(stored)} does not fit the class: {error}; {hint}"
         )
 
     def _step_failed(self, stored: StoredActor, to: int, error: Exception) -> StoreFormatError:
@@ -172,20 +174,22 @@ def _steps(actor_class: type[Actor]) -> dict[int, Migration]:
     """The migrations by the version that they lead to; raises DefinitionError."""
     steps: dict[int, Migration] = {}
     for name in dir(actor_class):  # with those of base classes, whose fields it has as well
-        function = inspect.getattr_static(actor_class, name)
-        while isinstance(function, staticmethod):
-            function = function.__func__
-        to = getattr(function, "__perdure_migration__", None) if callable(function) else None
+        member = inspect.getattr_static(actor_class, name)
+        to = getattr(member, "__perdure_migration__", None)
+        while to is None and isinstance(member, staticmethod):  # `@staticmethod` above `@migrate`
+            member = member.__func__
+            to = getattr(member, "__perdure_migration__", None)
         if to is None:
             continue
         label = f"{actor_class.__name__}.{name}"
         if type(to) is not int or to < 2:
             raise DefinitionError(f"{label}: @migrate(to={to!r}); versions begin at 1, so to >= 2")
-        if inspect.iscoroutinefunction(function):
+        step = getattr(actor_class, name)
+        if inspect.iscoroutinefunction(step):
             raise DefinitionError(f"{label}: a migration must be a plain function, not async")
         if to in steps:
             raise DefinitionError(f"{label}: there are two migrations to version {to}")
-        steps[to] = function
+        steps[to] = step
     for to in range(min(steps, default=0), max(steps, default=0)):
         if to not in steps:
             raise DefinitionError(

@@ -85,15 +85,18 @@ def _new(actor_type: ActorType, lost: Sequence[tuple[str, set[str]]]) -> Finding
 
 def _compare(actor_type: ActorType, reader: SqliteReader, known: StoredSchema | None) -> Finding:
     ours = actor_type.schema
-    rows_of, newest = _versions(reader, ours.name)
+    versions = reader.versions(ours.name)
+    rows_of = {version: rows for version, (rows, _) in versions.items()}
+    newest = [key for _, key in versions.values()]
     finding = Finding(actor_type.actor_class.__name__, ours.name, sum(rows_of.values()))
     tried = _try(actor_type, _sample(reader, ours.name, newest))
     _compare_versions(finding, ours.version, rows_of)
     _compare_fields(finding, ours, known, tried.unknown)
+    _look_for_duplicates(finding, ours, reader)
     if tried.failures:
         keys = f" ({', '.join(tried.keys)})" if tried.keys else ""
         finding.object_to(
-            f"{tried.failures:,} of {tried.rows:,} rows tried cannot be read{keys}: {tried.error}"
+            f"of {_rows(tried.rows)} tried, {tried.failures:,} cannot be read{keys}: {tried.error}"
         )
     finding.notes = finding.notes or ["unchanged"]
     return finding
@@ -104,12 +107,12 @@ def _compare_versions(finding: Finding, version: int, rows_of: dict[int, int]) -
     newer = sum(rows for schema, rows in rows_of.items() if schema > version)
     if older:
         finding.notes.append(
-            f"version {min(rows_of)} → {version}: {older:,} rows will be migrated on waking"
+            f"version {min(rows_of)} → {version}: {_rows(older)} will be migrated on waking"
         )
     if newer:
         finding.object_to(
-            f"{newer:,} rows are of version {max(rows_of)}, the class of version {version}: "
-            "it will only read them"
+            f"version {max(rows_of)} has {_rows(newer)}, and the class is of version {version}: "
+            "it will only read those"
         )
 
 
@@ -118,15 +121,30 @@ def _compare_fields(
 ) -> None:
     if known is not None:
         added = [name for name in ours.fields if name not in known.fields]
-        if added:
-            finding.notes.append(f"fields added: {', '.join(added)}; their defaults fill in")
+        dropped = [name for name in known.fields if name not in ours.fields]
         if known.version == ours.version:
-            gone = gone | (set(known.fields) - set(ours.fields))
+            gone = gone | set(dropped)
+        elif known.version < ours.version and dropped:
+            finding.notes.append(f"fields dropped by migration: {', '.join(dropped)}")
+        if added:
+            by = "by migration, or their" if known.version < ours.version else "their"
+            finding.notes.append(f"fields added: {', '.join(added)}; {by} defaults fill in")
     if gone:
         finding.object_to(
-            f"fields gone: {', '.join(sorted(gone))}; needs @migrate(to={ours.version + 1}), "
-            "else rows that have them can only be read"
+            f"fields gone: {', '.join(sorted(gone))}; this needs @migrate(to={ours.version + 1}); "
+            "without it, rows that have them can only be read"
         )
+
+
+def _look_for_duplicates(finding: Finding, ours: ActorSchema, reader: SqliteReader) -> None:
+    """The store would refuse to open; it, too, looks at rows as they are stored."""
+    for field in ours.indexes:
+        if not field.unique:
+            continue
+        found = reader.duplicates(ours.name, field.name, _KEYS_SHOWN)
+        if found:
+            values = ", ".join(f"{value!r} in {_rows(rows)}" for value, rows in found)
+            finding.object_to(f"{field.name} is unique, but has {values}: the app will not start")
 
 
 class _Tried(msgspec.Struct):
@@ -165,21 +183,11 @@ def _fields(reader: SqliteReader, name: str, known: dict[str, StoredSchema]) -> 
     return set(known[name].fields) if name in known else set()
 
 
-def _versions(reader: SqliteReader, name: str) -> tuple[dict[int, int], list[str]]:
-    """How many rows each version has, and the key of the newest of each."""
-    # SQLite takes `key` from the row that has the maximum
-    _, rows = reader.query(
-        f'SELECT schema, count(*), max(updated_at_ms), key FROM "{name}" GROUP BY schema'
-    )
-    found = list(rows)
-    return {schema: count for schema, count, _, _ in found}, [key for *_, key in found]
-
-
 def _sample(
     reader: SqliteReader, name: str, newest: Sequence[str]
 ) -> Iterator[tuple[str, StoredActor | StoreError]]:
     """Keys to try, each with its row or with why that cannot be read."""
-    for key in dict.fromkeys([*newest, *_spread(reader, name)]):
+    for key in dict.fromkeys([*newest, *reader.spread(name, _SAMPLE_ROWS)]):
         try:
             stored: StoredActor | StoreError | None = reader.load(name, key)
         except StoreError as error:
@@ -188,15 +196,8 @@ def _sample(
             yield key, stored
 
 
-def _spread(reader: SqliteReader, name: str) -> list[str]:
-    """The keys of all rows if they are few, else the first, the last, and those between evenly."""
-    [(first, last, low, high)] = reader.query(
-        f'SELECT min(key), max(key), min(rowid), max(rowid) FROM "{name}"'
-    )[1]
-    step = (high - low) // _SAMPLE_ROWS + 1
-    wanted = ",".join(str(row) for row in range(low, high + 1, step))
-    _, rows = reader.query(f'SELECT key FROM "{name}" WHERE rowid IN ({wanted})')
-    return [first, last, *(key for (key,) in rows)]
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[tuple[str, ...]]:
