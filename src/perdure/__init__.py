@@ -9,6 +9,7 @@ This module is the whole public API for applications; `perdure.testing` is the o
 
 from typing import TYPE_CHECKING, Any
 
+from perdure.actor.collections import Log, Map
 from perdure.actor.model import (
     Actor,
     Caller,
@@ -72,6 +73,8 @@ __all__ = [
     "InvalidKeyError",
     "LimitError",
     "Limits",
+    "Log",
+    "Map",
     "MethodNotAllowedError",
     "NewerStateError",
     "NotFoundError",

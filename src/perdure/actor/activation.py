@@ -65,6 +65,27 @@ class Host(Protocol):
         """The stored answer to an idempotency key; at once, where the store never waits."""
         ...
 
+    def entry(self, activation: "Activation", field: str, entry: str) -> Awaitable[bytes | None]:
+        """The stored value of one entry of a collection."""
+        ...
+
+    def entries(
+        self,
+        activation: "Activation",
+        field: str,
+        *,
+        start: str,
+        end: str | None,
+        limit: int,
+        descending: bool,
+    ) -> Awaitable[list[tuple[str, bytes]]]:
+        """Stored entries of a collection; see `Store.entries`."""
+        ...
+
+    def count_entries(self, activation: "Activation", field: str) -> Awaitable[int]:
+        """How many stored entries a collection has."""
+        ...
+
     def flush_later(self, activation: "Activation", loss_max_s: float) -> None:
         """Call `activation.flush()` within that time."""
         ...
@@ -129,6 +150,11 @@ class Activation:
 
     def __str__(self) -> str:
         return f"{self.actor_type.actor_class.__name__}({self.key!r})"
+
+    @property
+    def host(self) -> Host:
+        """The process it lives in."""
+        return self._host
 
     @property
     def limits(self) -> Limits:
