@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.actor.effects import Effects, EntryName
+from perdure.actor.entries import EntryReader
 from perdure.actor.gate import GroupCommit
 from perdure.actor.interleaving import Stretches
 from perdure.actor.methods import ActorType
@@ -47,7 +48,7 @@ from perdure.store.api import RequestRecord, StoredActor, Timer
 log = logging.getLogger("perdure.actor")
 
 
-class Host(Protocol):
+class Host(EntryReader, Protocol):
     """What an activation needs of the process it lives in."""
 
     limits: Limits
@@ -63,27 +64,6 @@ class Host(Protocol):
         self, activation: "Activation", request_id: str
     ) -> RequestRecord | Awaitable[RequestRecord | None] | None:
         """The stored answer to an idempotency key; at once, where the store never waits."""
-        ...
-
-    def entry(self, activation: "Activation", field: str, entry: str) -> Awaitable[bytes | None]:
-        """The stored value of one entry of a collection."""
-        ...
-
-    def entries(
-        self,
-        activation: "Activation",
-        field: str,
-        *,
-        start: str,
-        end: str | None,
-        limit: int,
-        descending: bool,
-    ) -> Awaitable[list[tuple[str, bytes]]]:
-        """Stored entries of a collection; see `Store.entries`."""
-        ...
-
-    def count_entries(self, activation: "Activation", field: str) -> Awaitable[int]:
-        """How many stored entries a collection has."""
         ...
 
     def flush_later(self, activation: "Activation", loss_max_s: float) -> None:

@@ -52,8 +52,8 @@ class Map(Collection, Generic[Key, Value], frozen=True, eq=False):
     def __setitem__(self, key: Key, value: Value) -> None:
         """Put an entry; written with this turn.
 
-        Raises UnencodableError when the value does not fit its type, InvalidKeyError, and LimitError
-        when the value is too large or this turn has written too much.
+        Raises InvalidKeyError, UnencodableError when the value does not fit its type, and
+        LimitError when it is too large or this turn has written too much.
         """
         turn, field, entries = _open(self)
         entry = field.entry_of(key, turn.activation.limits.key_bytes_max)
@@ -155,8 +155,10 @@ class Map(Collection, Generic[Key, Value], frozen=True, eq=False):
         descending: bool = False,
     ) -> AsyncIterator[Value]:
         """The values of `items`."""
-        async for _key, value in self.items(start=start, end=end, descending=descending):
-            yield value
+        turn, field, _ = _open(self)
+        low, high = _range(turn, field, start, end)
+        async for _entry, value in _rows(self, low, high, descending):
+            yield field.decode_value(value)
 
     async def clear(self, *, at_most: int = 1_000) -> int:
         """Take away the first `at_most` entries; returns how many that were.
@@ -293,7 +295,7 @@ def _current(log: Log[Any]) -> Log[Any]:
     """The indexes as they are now. Each change puts a new Log into the field, since defaults are
     shared by all actors; and one that user code has kept in a variable must not fall behind."""
     turn, field, _ = _open(log)
-    return cast(Log[Any], getattr(turn.activation.actor, field.name))
+    return cast("Log[Any]", getattr(turn.activation.actor, field.name))
 
 
 def _replace(turn: "Turn", field: CollectionField, first: int, next_: int) -> None:

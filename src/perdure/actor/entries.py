@@ -9,8 +9,8 @@ Keys of entries are texts in the order of their code points. Whole numbers are w
 order is theirs: `0000000000000000007`, and below zero `-` with what is missing to 10^19.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -26,6 +26,31 @@ _DIGITS = 19  # of the largest whole number of 64 bits
 _COMPLEMENT = 10**_DIGITS
 _INT_MAX = 2**63 - 1
 _INT_MIN = -(2**63)
+
+
+class EntryReader(Protocol):
+    """What collections need of the process they live in: what is stored of them."""
+
+    def entry(self, activation: "Activation", field: str, entry: str) -> Awaitable[bytes | None]:
+        """The stored value of one entry of a collection."""
+        ...
+
+    def entries(
+        self,
+        activation: "Activation",
+        field: str,
+        *,
+        start: str,
+        end: str | None,
+        limit: int,
+        descending: bool,
+    ) -> Awaitable[list[tuple[str, bytes]]]:
+        """Stored entries of a collection; see `Store.entries`."""
+        ...
+
+    def count_entries(self, activation: "Activation", field: str) -> Awaitable[int]:
+        """How many stored entries a collection has."""
+        ...
 
 
 class CollectionField:
