@@ -147,6 +147,10 @@ class Map(Collection, Generic[Key, Value], frozen=True, eq=False):
         async for entry, _value in _rows(self, low, high, descending):
             yield field.key_of(entry)
 
+    def __aiter__(self) -> AsyncIterator[Key]:
+        """`async for key in m`, as with a dict."""
+        return self.keys()
+
     async def values(
         self,
         *,
