@@ -10,6 +10,7 @@ This module is the whole public API for applications; `perdure.testing` is the o
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from perdure.actor.collections import Log, Map
 from perdure.actor.indexes import indexed, unique
 from perdure.actor.model import (
     Actor,
@@ -86,7 +87,9 @@ __all__ = [
     "InvalidKeyError",
     "LimitError",
     "Limits",
+    "Log",
     "Mail",
+    "Map",
     "MethodNotAllowedError",
     "NewerStateError",
     "NotFoundError",

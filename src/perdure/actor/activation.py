@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.actor.effects import Effects, EntryName
+from perdure.actor.entries import EntryReader
 from perdure.actor.gate import GroupCommit
 from perdure.actor.interleaving import Stretches
 from perdure.actor.methods import ActorType
@@ -47,7 +48,7 @@ from perdure.store.api import RequestRecord, StoredActor, Timer
 log = logging.getLogger("perdure.actor")
 
 
-class Host(Protocol):
+class Host(EntryReader, Protocol):
     """What an activation needs of the process it lives in."""
 
     limits: Limits
@@ -131,6 +132,11 @@ class Activation:
 
     def __str__(self) -> str:
         return f"{self.actor_type.actor_class.__name__}({self.key!r})"
+
+    @property
+    def host(self) -> Host:
+        """The process it lives in."""
+        return self._host
 
     @property
     def limits(self) -> Limits:

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from perdure.actor.collection_fields import binding, collection_fields, refuse_collections
 from perdure.actor.indexes import compile_check, compile_indexes
 from perdure.actor.model import Actor, MethodOptions, options_of
 from perdure.actor.reference import Reference, Router, reference_class
@@ -117,6 +118,9 @@ class ActorType:
         self.ttl_ms = ttl_ms(actor_class, actor_class.__perdure_options__)
         _check_fields(actor_class)
         self.decode_state = _decoder(f"{actor_class.__name__}: its fields", actor_class)
+        self.collections = collection_fields(actor_class)
+        if self.collections:
+            self.decode_state = binding(self.decode_state, self.collections)
         self.migrations = Migrations(actor_class, self.decode_state)
         self.decode_stored = self.migrations.decode
         self.indexes = compile_indexes(actor_class)
@@ -216,6 +220,7 @@ def _signature(
         hints = get_type_hints(function, include_extras=True)
     except Exception as error:  # annotations are expressions: they may raise anything
         raise DefinitionError(f"{label}: its annotations cannot be read: {error}") from error
+    refuse_collections(label, *hints.values())
     fields: list[Any] = []
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:

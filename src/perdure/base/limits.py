@@ -13,6 +13,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     mailbox_depth_max: int = 1_000  # OverloadedError
     call_timeout_s: float = 30.0  # DeadlineError
     messages_per_turn_max: int = 1_000  # LimitError
+    entry_bytes_max: int = 1 << 20  # LimitError, as are all about entries of collections
+    entries_per_turn_max: int = 10_000  # that it writes
+    entries_bytes_per_turn_max: int = 64 << 20
+    entries_per_page_max: int = 1_000  # that are read at once
     timers_max: int = 1_000  # LimitError
     timer_every_min_s: float = 0.05  # no timer sets itself off more often: LimitError, or later
 

@@ -229,6 +229,32 @@ class Node:
         finding = self.store.find_request(activation.actor_type.name, activation.key, request_id)
         return in_place(finding) if self.store.reads_never_wait else finding
 
+    def entry(self, activation: Activation, field: str, entry: str) -> Awaitable[bytes | None]:
+        return self.store.entry(activation.actor_type.name, activation.key, field, entry)
+
+    def entries(
+        self,
+        activation: Activation,
+        field: str,
+        *,
+        start: str,
+        end: str | None,
+        limit: int,
+        descending: bool,
+    ) -> Awaitable[list[tuple[str, bytes]]]:
+        return self.store.entries(
+            activation.actor_type.name,
+            activation.key,
+            field,
+            start=start,
+            end=end,
+            limit=limit,
+            descending=descending,
+        )
+
+    def count_entries(self, activation: Activation, field: str) -> Awaitable[int]:
+        return self.store.count_entries(activation.actor_type.name, activation.key, field)
+
     def flush_later(self, activation: Activation, loss_max_s: float) -> None:
         self._clock.call_later(loss_max_s, activation.flush)
 
