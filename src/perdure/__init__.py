@@ -15,11 +15,13 @@ from perdure.actor.model import (
     anyone,
     expose,
     interleave,
+    live,
     owner,
     read,
     relaxed,
     signed_in,
 )
+from perdure.actor.reference import watch
 from perdure.base.errors import (
     BadArgumentsError,
     ConflictError,
@@ -87,10 +89,12 @@ __all__ = [
     "anyone",
     "expose",
     "interleave",
+    "live",
     "owner",
     "read",
     "relaxed",
     "signed_in",
+    "watch",
 ]
 
 

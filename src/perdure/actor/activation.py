@@ -66,6 +66,14 @@ class Host(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Somebody who wants to know when an actor may show something new."""
+
+    def changed(self) -> None:
+        """The actor was committed, or thrown away: look at it again, but not at once."""
+        ...
+
+
 class Activation:
     """An actor in memory. All its methods run on the event loop's thread."""
 
@@ -88,6 +96,7 @@ class Activation:
         "sharing",
         "touched",
         "version",
+        "watcher",
     )
 
     def __init__(self, host: Host, actor_type: ActorType, key: str) -> None:
@@ -107,6 +116,7 @@ class Activation:
         self.flush_due_s = 0.0  # when the flush that was asked for comes; past: there is none
         self.records: dict[str, RequestRecord] | None = None  # answers not yet durable
         self.touched = True  # since the last sweep
+        self.watcher: Watcher | None = None
         self._mailbox: deque[Turn] | None = None  # most actors never need one
         self._warned = False
 
@@ -139,6 +149,8 @@ class Activation:
         waiting, self._mailbox = self._mailbox, None
         for turn in waiting or ():
             turn.fail(error)
+        if self.watcher is not None:
+            self.watcher.changed()
 
     @property
     def is_idle(self) -> bool:
@@ -338,6 +350,8 @@ class Activation:
         if self.commit is commit:
             self.commit = None
             self.records = None
+        if self.watcher is not None:
+            self.watcher.changed()
 
     def _flush_within(self, loss_max_s: float) -> None:
         """See that what a relaxed turn changed is committed in time: one flush for many turns."""

@@ -19,6 +19,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     uncommitted_turns_max: int = 20_000  # OverloadedError
     request_retention_s: float = 86_400.0  # how long an idempotency key is remembered
 
+    # live views
+    live_topics_max: int = 10_000  # OverloadedError; different views that are watched
+    live_subscribers_max: int = 20_000  # OverloadedError
+    live_heartbeat_s: float = 15.0  # a sign of life for proxies, and to find dead clients
+
     # the web server
     connections_max: int = 10_000  # 503, then close
     header_bytes_max: int = 32 << 10  # 431

@@ -7,7 +7,7 @@ stop:   refuse new calls → let running turns end → write the last commit →
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from perdure.actor.activation import Activation
@@ -26,6 +26,8 @@ from perdure.base.errors import (
 from perdure.base.limits import Limits
 from perdure.runtime.catalog import Catalog
 from perdure.runtime.committer import Committer
+from perdure.runtime.live import LiveHub
+from perdure.runtime.live_pull import watch_results
 from perdure.store.api import RequestRecord, Store
 
 log = logging.getLogger("perdure.node")
@@ -67,6 +69,7 @@ class Node:
         self.now_s = self._clock.monotonic_s  # itself, not a method around it: each call asks
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
+        self.live = LiveHub(self, self._catalog.watch)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = False
 
@@ -97,6 +100,7 @@ class Node:
     async def stop(self, drain_s: float | None = None) -> None:
         """Refuse new calls, give running turns `drain_s` seconds to end, commit, and close."""
         self._running = False
+        self.live.stop()
         await _cancel(self._sweeps)
         await self._drain(self.limits.drain_s if drain_s is None else drain_s)
         await self._committer.stop()
@@ -169,6 +173,12 @@ class Node:
         finally:
             parent.waits_for.remove(target)
 
+    def watch(
+        self, method: Method, key: str, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Follow a live method from Python; see `Router.watch`."""
+        return watch_results(self.live, method, key, positional, named)
+
     async def _answer(self, turn: LocalTurn) -> bytes:
         try:
             left_s = max(turn.deadline_s - self._clock.monotonic_s(), 0)
@@ -227,6 +237,7 @@ class Node:
         """Counters of this process since it started."""
         return {
             "awake": len(self._catalog),
+            "live_subscribers": self.live.subscribers,
             "commits": self._committer.commits,
             "turns_committed": self._committer.turns,
         }
