@@ -121,7 +121,7 @@ class ActorType:
         return self._reference_class(key, request_id)
 
     def _live_fields(self) -> Method | None:
-        """A method like a written one that returns all fields marked `live`; None: there are none."""
+        """What returns all fields marked `live`, compiled like a written method, or None."""
         hints = get_type_hints(self.actor_class, include_extras=True)
         fields: list[Any] = [
             (name, hints[name])

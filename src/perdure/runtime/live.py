@@ -323,6 +323,8 @@ class Topic:
         """Tell all subscribers why there will be no more."""
         if self.error is None:
             self.error = error
+            if not isinstance(error, PerdureError):
+                log.error("live view failed", exc_info=error, extra={"view": str(self.method)})
             self._is_busy = True  # for ever
             self._hub.drop(self)
             self._hub.tell(self, list(self._subscriptions))
