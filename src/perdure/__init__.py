@@ -53,6 +53,7 @@ from perdure.base.limits import Limits
 
 if TYPE_CHECKING:
     from perdure.web.app import App
+    from perdure.web.live_client import LiveClient
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,7 @@ __all__ = [
     "ForbiddenError",
     "InvalidKeyError",
     "Limits",
+    "LiveClient",
     "MethodNotAllowedError",
     "NotFoundError",
     "NotRunningError",
@@ -104,4 +106,8 @@ def __getattr__(name: str) -> Any:
         from perdure.web.app import App
 
         return App
+    if name == "LiveClient":
+        from perdure.web.live_client import LiveClient
+
+        return LiveClient
     raise AttributeError(f"module 'perdure' has no attribute {name!r}")
