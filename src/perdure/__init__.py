@@ -18,12 +18,14 @@ from perdure.actor.model import (
     anyone,
     expose,
     interleave,
+    live,
     owner,
     read,
     relaxed,
     signed_in,
 )
 from perdure.actor.query import Page, Row, Selection
+from perdure.actor.reference import watch
 from perdure.actor.schema import migrate
 from perdure.base.errors import (
     BadArgumentsError,
@@ -61,11 +63,13 @@ from perdure.base.limits import Limits
 if TYPE_CHECKING:
     from perdure.runtime.outlets import Delivery
     from perdure.web.app import App
+    from perdure.web.live_client import LiveClient
     from perdure.web.outlets import Mail, Webhooks
 
 _WEB = {
     "App": "perdure.web.app",
     "Delivery": "perdure.runtime.outlets",
+    "LiveClient": "perdure.web.live_client",
     "Mail": "perdure.web.outlets",
     "Webhooks": "perdure.web.outlets",
 }
@@ -87,6 +91,7 @@ __all__ = [
     "InvalidKeyError",
     "LimitError",
     "Limits",
+    "LiveClient",
     "Log",
     "Mail",
     "Map",
@@ -118,12 +123,14 @@ __all__ = [
     "expose",
     "indexed",
     "interleave",
+    "live",
     "migrate",
     "owner",
     "read",
     "relaxed",
     "signed_in",
     "unique",
+    "watch",
 ]
 
 

@@ -75,6 +75,14 @@ class Host(EntryReader, Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Somebody who wants to know when an actor may show something new."""
+
+    def changed(self) -> None:
+        """The actor was committed, or thrown away: look at it again, but not at once."""
+        ...
+
+
 class Activation:
     """An actor in memory. All its methods run on the event loop's thread."""
 
@@ -102,6 +110,7 @@ class Activation:
         "touched",
         "updated_at_ms",
         "version",
+        "watcher",
     )
 
     def __init__(self, host: Host, actor_type: ActorType, key: str) -> None:
@@ -127,6 +136,7 @@ class Activation:
         self.forgetting: GroupCommit | None = None  # the commit that takes the actor away
         self.updated_at_ms = 0  # of the newest durable commit
         self.touched = True  # since the last sweep
+        self.watcher: Watcher | None = None
         self._mailbox: deque[Turn] | None = None  # most actors never need one
         self._warned = False
 
@@ -177,6 +187,8 @@ class Activation:
         waiting, self._mailbox = self._mailbox, None
         for turn in waiting or ():
             turn.fail(error)
+        if self.watcher is not None:
+            self.watcher.changed()
 
     @property
     def is_idle(self) -> bool:
@@ -473,6 +485,8 @@ class Activation:
             self.entries = {at: item for at, item in self.entries.items() if item[0] is not commit}
         if self.forgetting is commit:
             self._start_anew()
+        if self.watcher is not None:
+            self.watcher.changed()
 
     def _start_anew(self) -> None:
         """The row is gone: be as an actor that never was."""

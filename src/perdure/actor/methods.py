@@ -16,7 +16,7 @@ import msgspec
 
 from perdure.actor.collection_fields import binding, collection_fields, refuse_collections
 from perdure.actor.indexes import compile_check, compile_indexes
-from perdure.actor.model import Actor, MethodOptions, options_of
+from perdure.actor.model import Actor, MethodOptions, live, options_of
 from perdure.actor.reference import Reference, Router, reference_class
 from perdure.actor.schema import Migrations, stored_name, ttl_ms
 from perdure.base.codec import decoder, encode
@@ -136,11 +136,35 @@ class ActorType:
             name: Method(self, name, function) for name, function in _functions(actor_class)
         }
         self.on_expire = Method(self, "on_expire", actor_class.on_expire)
+        self.live_fields = self._live_fields()
         self._reference_class = reference_class(self)
 
     def reference(self, key: str, request_id: str | None) -> Reference:
         """What `Class.at(key)` gives."""
         return self._reference_class(key, request_id)
+
+    def _live_fields(self) -> Method | None:
+        """What returns all fields marked `live`, compiled like a written method, or None."""
+        hints = get_type_hints(self.actor_class, include_extras=True)
+        fields: list[Any] = [
+            (name, hints[name])
+            for name in self.actor_class.__struct_fields__
+            if live in getattr(hints[name], "__metadata__", ())
+        ]
+        if not fields:
+            return None
+        if "live" in self.methods:
+            raise DefinitionError(
+                f"{self.actor_class.__name__}.live: a class with live fields has no room for a "
+                f"method of that name, since both would be at /{self.route_name}/KEY/live"
+            )
+        view = msgspec.defstruct(f"{self.actor_class.__name__}Live", fields)
+
+        async def read_fields(actor):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+            return view(*[getattr(actor, name) for name, _ in fields])
+
+        read_fields.__annotations__["return"] = view
+        return Method(self, "live", live(read_fields))
 
     @property
     def is_bound(self) -> bool:

@@ -48,6 +48,7 @@ class MethodOptions(msgspec.Struct, frozen=True):
     read: bool = False
     interleave: bool = False
     loss_max_s: float | None = None  # not None: relaxed
+    live: bool = False
 
 
 class ClassOptions(msgspec.Struct, frozen=True):
@@ -244,6 +245,20 @@ def read(function: Function) -> Function:
     waits until what it saw is durable. A change it makes is undone and raises ReadOnlyError.
     """
     return _with_options(function, read=True)
+
+
+def live(function: Function) -> Function:
+    """Let clients watch what a method returns: its new result after every commit that changes it.
+
+    It implies `@read`. One result is for all who watch, so within it `self.caller` is None.
+
+    The same name marks a field, `status: Annotated[str, live] = "new"`: all fields marked so can be
+    watched together.
+
+    *Consistency:* a watcher sees committed states only, in their order, and the newest always; when
+    commits come faster than it can be told, it does not see each.
+    """
+    return _with_options(function, read=True, live=True)
 
 
 def interleave(function: Function) -> Function:

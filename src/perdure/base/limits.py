@@ -31,6 +31,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     delivery_backoff_s: float = 0.25  # the first wait; each later one is twice as long
     delivery_backoff_max_s: float = 120.0
 
+    # live views
+    live_topics_max: int = 10_000  # OverloadedError; different views that are watched
+    live_subscribers_max: int = 20_000  # OverloadedError
+    live_heartbeat_s: float = 15.0  # a sign of life for proxies, and to find dead clients
+
     # the web server
     connections_max: int = 10_000  # 503, then close
     header_bytes_max: int = 32 << 10  # 431

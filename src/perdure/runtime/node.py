@@ -7,7 +7,15 @@ stop:   refuse new calls → let running turns end → write the last commit →
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 from perdure.actor.activation import Activation
@@ -27,6 +35,8 @@ from perdure.base.limits import Limits
 from perdure.runtime.catalog import Catalog, in_place
 from perdure.runtime.committer import Committer
 from perdure.runtime.expiry import Expiry
+from perdure.runtime.live import LiveHub
+from perdure.runtime.live_pull import watch_results
 from perdure.runtime.outbox import Outbox
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.scheduler import Scheduler
@@ -74,6 +84,7 @@ class Node:
         self.outlets = outlets or {}
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
+        self.live = LiveHub(self, self._catalog.watch)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = False
 
@@ -114,6 +125,7 @@ class Node:
     async def stop(self, drain_s: float | None = None) -> None:
         """Refuse new calls, give running turns `drain_s` seconds to end, commit, and close."""
         self._running = False
+        self.live.stop()
         self._outbox.stop()
         self._scheduler.stop()
         await _cancel(self._background)
@@ -194,6 +206,12 @@ class Node:
             return method.result_from_json(await self._answer(turn))
         finally:
             parent.waits_for.remove(target)
+
+    def watch(
+        self, method: Method, key: str, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Follow a live method from Python; see `Router.watch`."""
+        return watch_results(self.live, method, key, positional, named)
 
     async def _answer(self, turn: LocalTurn) -> bytes:
         try:
@@ -295,6 +313,7 @@ class Node:
         """Counters of this process since it started."""
         return {
             "awake": len(self._catalog),
+            "live_subscribers": self.live.subscribers,
             "commits": self._committer.commits,
             "turns_committed": self._committer.turns,
             "actors_expired": self._expiry.expired_total,

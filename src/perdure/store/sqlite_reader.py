@@ -252,6 +252,39 @@ class SqliteReader:
         )
         return [_timer(row) for row in rows]
 
+    # -- surveys, for tools
+
+    def versions(self, actor_type: str) -> dict[int, tuple[int, str]]:
+        """Of each class version that wrote rows: how many, and the key of the newest."""
+        # SQLite takes `key` from the row that has the maximum
+        rows = self._all(
+            "SELECT schema, count(*), max(updated_at_ms), key"
+            f' FROM "{actor_type}" GROUP BY schema ORDER BY schema'
+        )
+        return {schema: (count, key) for schema, count, _, key in rows}
+
+    def spread(self, actor_type: str, count: int) -> list[str]:
+        """The keys of all actors if they are few, else the first, the last, and `count` between.
+
+        Evenly and not at random, so that the next call gives the same.
+        """
+        [(first, last, low, high)] = self._all(
+            f'SELECT min(key), max(key), min(rowid), max(rowid) FROM "{actor_type}"'
+        )
+        if first is None:
+            return []
+        wanted = ",".join(map(str, range(low, high + 1, (high - low) // count + 1)))
+        rows = self._all(f'SELECT key FROM "{actor_type}" WHERE rowid IN ({wanted})')
+        return list(dict.fromkeys([first, last, *(key for (key,) in rows)]))
+
+    def duplicates(self, actor_type: str, field: str, limit: int) -> list[tuple[str, int]]:
+        """Up to `limit` values of a field, not null, that several actors have, with how many."""
+        return self._all(
+            f'SELECT json_extract(state, ?) AS value, count(*) FROM "{actor_type}"'
+            " WHERE value IS NOT NULL GROUP BY value HAVING count(*) > 1 LIMIT ?",
+            (f'$."{field}"', limit),
+        )
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Everything read within the block is of one moment. Keep it short: see `query`."""

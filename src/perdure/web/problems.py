@@ -9,8 +9,11 @@ Invariants:
 - Header lines returned from here end in CRLF and can be written as they are.
 """
 
+from typing import Any
+
 import msgspec
 
+from perdure.base import errors
 from perdure.base.errors import BadArgumentsError, MethodNotAllowedError, PerdureError, UniqueError
 
 CONTENT_TYPE = b"application/problem+json"
@@ -47,6 +50,18 @@ def problem(
         members["detail"] = detail
     members.update(extensions)
     return msgspec.json.encode(members)
+
+
+def error_of(document: Any) -> PerdureError:
+    """Returns the error that a problem document of another process stands for."""
+    members = document if isinstance(document, dict) else {}
+    kind = str(members.get("type", "")).removeprefix(_TYPE_PREFIX) or "internal"
+    error = PerdureError(members.get("detail") or members.get("title") or "the server said no more")
+    for public in vars(errors).values():
+        if isinstance(public, type) and issubclass(public, PerdureError) and public.kind == kind:
+            error = public.__new__(public, *error.args)
+    error.__dict__ |= {"kind": kind, "status": int(members.get("status", 500))}
+    return error
 
 
 def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:

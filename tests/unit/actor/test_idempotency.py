@@ -77,7 +77,7 @@ def test_repeats_at_the_same_time_have_one_effect(method: str) -> None:
             await spin()
             store.open_up()
             answers = await asyncio.gather(*calls, return_exceptions=True)
-            # what comes while the first runs is told so; what comes later waits, and gets its answer
+            # what comes while the first runs is told so; what comes later waits for its answer
             running_still = [one for one in answers if isinstance(one, RequestRunningError)]
             assert len(running_still) == (0 if method == "pay" else 19)
             assert answers.count(5) == 20 - len(running_still)

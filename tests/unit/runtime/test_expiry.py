@@ -108,7 +108,8 @@ async def test_a_forgotten_actor_starts_from_its_defaults() -> None:
         assert await app.store.load("session", "a") is None
         assert await Session.at("a").hit() == 1
         stored = await app.store.load("session", "a")
-        assert stored is not None and stored.version == 1
+        assert stored is not None
+        assert stored.version == 1
 
 
 def test_the_hook_is_no_method_that_others_can_call() -> None:
