@@ -168,10 +168,11 @@ class Entries:
 
     async def count(self) -> int:
         """How many entries there are."""
-        if self._activation.entries:
-            # Whether they are new or replace others is asked of the store below; in the middle of
-            # becoming durable they could be counted twice.
-            await self._activation.durable()
+        # Whether entries are new or replace others is asked of the store below; in the middle of
+        # becoming durable they could be counted twice, or not at all. An interleaving turn commits
+        # its own as soon as it waits.
+        if self._activation.entries or not self._turn.holds_alone:
+            await self._activation.save(self._turn)
         counted = await self._activation.host.count_entries(self._activation, self._field)
         for entry, value in self._changed("", None).items():
             stored = await self._activation.host.entry(self._activation, self._field, entry)

@@ -40,6 +40,7 @@ from perdure.store.writer_thread import WriterThread
 
 _CHECKPOINT_PAGES = 16_000  # 16 MiB of WAL
 _PLAIN = Committed()
+_ANSWERED = "SELECT 1 FROM perdure_request WHERE actor_type = ? AND key = ? AND request_id = ?"
 _INDEX = re.compile(r"index '(perdure_uq_.+)'$")
 
 
@@ -208,6 +209,7 @@ class SqliteStore:
         """Find out whose values are not unique, and write all the others."""
         refused: list[Refusal] = []
         self._begin()
+        self._refuse_conflicts(batch)
         for group in _groups(batch.writes):
             self._writer.execute("SAVEPOINT one")
             try:
@@ -226,6 +228,19 @@ class SqliteStore:
         self._execute(statements(without(batch, gone), self._versions, first_id))
         self._end()
         return refused
+
+    def _refuse_conflicts(self, batch: Batch) -> None:
+        """A conflict fails the whole batch, also one in what would be left out."""
+        for write in batch.writes:
+            rows = self._writer.execute(
+                f'SELECT version FROM "{write.actor_type}" WHERE key = ?', (write.key,)
+            ).fetchall()
+            if [(write.version - 1,)] != (rows or [(0,)]):
+                raise ConflictError("the store holds another version than the one in memory")
+        for record in batch.requests:
+            name = (record.actor_type, record.key, record.request_id)
+            if self._writer.execute(_ANSWERED, name).fetchall():
+                raise ConflictError("an actor or a record was created by somebody else")
 
     def _begin(self) -> None:
         self._writer.execute("BEGIN IMMEDIATE")

@@ -288,7 +288,7 @@ async def test_a_cursor_is_safe_in_a_url_and_holds_no_more_than_the_position() -
     async with running(Order):
         await Order.at("ÿ?&=/ü").put(items=3, email="secret@b.c", note="secret")
         await Order.at("\U0001f600").put(items=4)
-        cursor = await _cursor("items", "placed_at", email__ne="other")
+        cursor = await _cursor("items", "placed_at", items__ge=3)
         assert cursor.replace("-", "").replace("_", "").isalnum()
         assert cursor.isascii()
         assert decode_cursor(_raw(cursor)[:8], cursor) == ([3, None], "ÿ?&=/ü")

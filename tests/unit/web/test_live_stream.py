@@ -260,16 +260,19 @@ async def test_a_restarted_app_says_nothing_to_whom_nothing_is_new() -> None:
         async with watching(port, f"{VIEW}/live") as client:
             await client.event()
             token = client.token
-    async with running(Board, store=store) as app, serving(app) as (port, _):
-        async with watching(port, f"{VIEW}/live", {"last-event-id": token}) as client:
-            client.value = {"tea": 1}
-            await until(lambda: app.statistics()["live_subscribers"] == 1)
-            await spin()
-            await Board.at("a").put({"tea": 1, "mug": 2, "text": "x" * 30})
-            event = await client.event()
-            assert event is not None
-            assert event.event == "patch"
-            assert client.value == {"tea": 1, "mug": 2, "text": "x" * 30}
+    async with (
+        running(Board, store=store) as app,
+        serving(app) as (port, _),
+        watching(port, f"{VIEW}/live", {"last-event-id": token}) as client,
+    ):
+        client.value = {"tea": 1}
+        await until(lambda: app.statistics()["live_subscribers"] == 1)
+        await spin()
+        await Board.at("a").put({"tea": 1, "mug": 2, "text": "x" * 30})
+        event = await client.event()
+        assert event is not None
+        assert event.event == "patch"
+        assert client.value == {"tea": 1, "mug": 2, "text": "x" * 30}
 
 
 @async_test
