@@ -27,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     query_rows_max: int = 1_000  # BadArgumentsError; in one page, and of values in one `__in`
     request_retention_s: float = 86_400.0  # how long an idempotency key is remembered
     deliveries_max: int = 1_000  # messages and timers whose turns are under way; others wait
-    delivery_attempts_max: int = 12  # then a dead letter; the waits between add up to 10 minutes
+    delivery_attempts_max: int = 12  # then a dead letter; the waits between add up to 6 minutes
     delivery_backoff_s: float = 0.25  # the first wait; each later one is twice as long
     delivery_backoff_max_s: float = 120.0
 
