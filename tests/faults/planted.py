@@ -27,8 +27,8 @@ PLANTED = (
     Planted(
         "replies leave before the commit",
         _COMMITTER,
-        "            await self._store.commit(",
-        "            commit.open()\n            await self._store.commit(",
+        "            committed = await self._store.commit(",
+        "            commit.open()\n            committed = await self._store.commit(",
         "tests/faults/test_kills.py::test_a_kill_at_every_point_of_a_commit_is_survived[before_fsync]",
     ),
     Planted(
@@ -41,7 +41,7 @@ PLANTED = (
     Planted(
         "the answer to an idempotency key is not committed",
         _ACTIVATION,
-        "        commit.records.append(record)",
+        "        commit.records.append((self, record))",
         "        pass",
         "tests/faults/test_kills.py::test_a_kill_at_every_point_of_a_commit_is_survived[after_fsync]",
     ),
@@ -61,7 +61,7 @@ PLANTED = (
     ),
     Planted(
         "the version is not checked",
-        _SQLITE,
+        "store/sqlite_batch.py",
         """ AND "{name}".version = new.column3 - 1'""",
         "'",
         "tests/contract/test_stores.py::TestSqliteStore::test_only_the_next_version_is_taken",
