@@ -1,4 +1,4 @@
-"""`live.js` in Debian's Chromium: changes are seen, also those that a killed server came back with."""
+"""`live.js` in Debian's Chromium: changes are seen, also through kills of the server."""
 
 import os
 import shutil
@@ -163,9 +163,9 @@ def test_a_page_hears_why_a_view_ends_and_can_stop_it(board: str, page: Page) ->
     expect(page.locator("#value")).to_have_text("{}")
     page.evaluate("stop()")
     expect(page.locator("#state")).to_have_text("closed")
-    page.evaluate('follow("/board/a/view?only=trouble")')
+    page.evaluate('void follow("/board/a/view?only=trouble")')
     expect(page.locator("#error")).to_have_text("500")
-    page.evaluate('follow("/board/a/nothing")')
+    page.evaluate('void follow("/board/a/nothing")')
     expect(page.locator("#error")).to_have_text("404")
     put(board, "tea", 1)
     expect(page.locator("#value")).to_have_text("{}")

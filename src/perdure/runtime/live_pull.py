@@ -31,6 +31,7 @@ class Pull:
 
         Raises what the method raised, and StoppingError.
         """
+        self.frames = ()
         try:
             async with asyncio.timeout(within_s):
                 while True:

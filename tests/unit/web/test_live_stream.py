@@ -237,18 +237,19 @@ async def test_a_drain_sends_streams_and_sockets_away() -> None:
 @async_test
 async def test_the_stop_of_the_app_does_so_too() -> None:
     app = App(Board, store=MemoryStore())
-    async with app, serving(app) as (port, _):
-        async with (
-            watching(port, f"{VIEW}/live") as client,
-            socket_to(port, f"{VIEW}/live") as web_socket,
-        ):
-            await client.event()
+    async with (
+        app,
+        serving(app) as (port, _),
+        watching(port, f"{VIEW}/live") as client,
+        socket_to(port, f"{VIEW}/live") as web_socket,
+    ):
+        await client.event()
+        await web_socket.recv()
+        await app.stop()
+        assert await client.event() is None
+        with pytest.raises(ConnectionClosedError):
             await web_socket.recv()
-            await app.stop()
-            assert await client.event() is None
-            with pytest.raises(ConnectionClosedError):
-                await web_socket.recv()
-            assert web_socket.close_code == 1012
+        assert web_socket.close_code == 1012
 
 
 @async_test
@@ -259,16 +260,19 @@ async def test_a_restarted_app_says_nothing_to_whom_nothing_is_new() -> None:
         async with watching(port, f"{VIEW}/live") as client:
             await client.event()
             token = client.token
-    async with running(Board, store=store) as app, serving(app) as (port, _):
-        async with watching(port, f"{VIEW}/live", {"last-event-id": token}) as client:
-            client.value = {"tea": 1}
-            await until(lambda: app.statistics()["live_subscribers"] == 1)
-            await spin()
-            await Board.at("a").put({"tea": 1, "mug": 2, "text": "x" * 30})
-            event = await client.event()
-            assert event is not None
-            assert event.event == "patch"
-            assert client.value == {"tea": 1, "mug": 2, "text": "x" * 30}
+    async with (
+        running(Board, store=store) as app,
+        serving(app) as (port, _),
+        watching(port, f"{VIEW}/live", {"last-event-id": token}) as client,
+    ):
+        client.value = {"tea": 1}
+        await until(lambda: app.statistics()["live_subscribers"] == 1)
+        await spin()
+        await Board.at("a").put({"tea": 1, "mug": 2, "text": "x" * 30})
+        event = await client.event()
+        assert event is not None
+        assert event.event == "patch"
+        assert client.value == {"tea": 1, "mug": 2, "text": "x" * 30}
 
 
 @async_test
