@@ -32,6 +32,7 @@ from perdure.store.api import (
     Timer,
     TimerPlace,
 )
+from perdure.store.sqlite_answered import Answered
 from perdure.store.sqlite_batch import ActorName, Statement, statements, without, writes
 from perdure.store.sqlite_file import FILE_NAME, DirectoryLock, open_database, store_error
 from perdure.store.sqlite_reader import SqliteReader
@@ -84,6 +85,7 @@ class SqliteStore:
             for schema in schemas
             for field in schema.indexes
         }
+        self._answered = Answered(self._reader.request_ids)
         self._next_message_id = self._reader.last_message_id() + 1
         self._lock.sign()
         self._thread = WriterThread("perdure-writer")
@@ -101,7 +103,13 @@ class SqliteStore:
     async def commit(self, batch: Batch) -> Committed:
         if self._broken:
             raise StoreBrokenError(self._broken)
-        committed = await self._thread.run(self._write, batch)
+        first_id = self._next_message_id
+        self._next_message_id += len(batch.sent)
+        # made here and not in the thread: there, Python code would fight this one for the GIL
+        made = statements(batch, self._versions, first_id)
+        committed = await self._thread.run(self._write, batch, made, first_id)
+        if batch.requests:
+            self._answered.add(batch.requests)
         if self._wal_pages >= _CHECKPOINT_PAGES:
             # behind the answer, not before it: the batch is durable in the WAL already
             self._thread.run(self._checkpoint)
@@ -118,6 +126,8 @@ class SqliteStore:
     async def find_request(
         self, actor_type: str, key: str, request_id: str
     ) -> RequestRecord | None:
+        if not self._answered.may_have((actor_type, key), request_id):
+            return None
         return self._reader.find_request(actor_type, key, request_id)
 
     async def actor_types(self) -> dict[str, int]:
@@ -170,13 +180,12 @@ class SqliteStore:
 
     # -- writing, in the writer thread -----------------------------------------------------------
 
-    def _write(self, batch: Batch) -> Committed:
-        first_id = self._next_message_id
+    def _write(self, batch: Batch, made: Sequence[Statement], first_id: int) -> Committed:
         refused: list[Refusal] = []
         gone: set[ActorName] = set()
         try:
             try:
-                self._write_at_once(batch, first_id)
+                self._write_at_once(made)
             except _NotUniqueError:
                 self._abandon()
                 refused = self._write_one_by_one(batch, first_id)
@@ -191,7 +200,6 @@ class SqliteStore:
             raise
         if not batch.sent and not refused:
             return _PLAIN
-        self._next_message_id += len(batch.sent)
         following = count(first_id)
         ids = [
             0 if (one.stream.sender_type, one.stream.sender_key) in gone else next(following)
@@ -199,10 +207,10 @@ class SqliteStore:
         ]
         return Committed(ids, refused)
 
-    def _write_at_once(self, batch: Batch, first_id: int) -> None:
+    def _write_at_once(self, made: Sequence[Statement]) -> None:
         """The usual way: many rows with each statement. Raises _NotUniqueError."""
         self._begin()
-        self._execute(statements(batch, self._versions, first_id))
+        self._execute(made)
         self._end()
 
     def _write_one_by_one(self, batch: Batch, first_id: int) -> list[Refusal]:

@@ -111,6 +111,14 @@ class SqliteReader:
             )
         return record
 
+    def request_ids(self, name: tuple[str, str], limit: int) -> list[str]:
+        """Up to `limit` idempotency keys that an actor, by its type and key, has answered."""
+        rows = self._all(
+            "SELECT request_id FROM perdure_request WHERE actor_type = ? AND key = ? LIMIT ?",
+            (*name, limit),
+        )
+        return [request_id for (request_id,) in rows]
+
     def actor_tables(self) -> list[str]:
         """The names of all actor types that ever had a table here, sorted."""
         rows = self._all(
