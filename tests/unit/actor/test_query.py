@@ -117,6 +117,7 @@ async def test_conditions_find_what_fits(make_store: MakeStore, tmp_path: Path) 
             ({"items__in": (1, 3)}, "acd"),
             ({"note": None}, "bd"),
             ({"note__ne": None}, "ac"),
+            ({"note__ne": "x"}, "c"),  # no value is no other value
             ({"note__gt": "x"}, "c"),
             ({"email": "b@b.c"}, "b"),
             ({"placed_at__lt": DAY + timedelta(days=2)}, "bc"),
