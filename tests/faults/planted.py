@@ -155,16 +155,16 @@ PLANTED = (
     ),
     Planted(
         "another request under the same idempotency key gets the old answer",
-        _ACTIVATION,
-        "        if record.fingerprint != _fingerprint(turn):",
-        "        if False:",
+        "actor/answers.py",
+        "    if record.fingerprint != _fingerprint(turn):",
+        "    if False:",
         "tests/unit/actor/test_idempotency.py::test_another_request_under_the_same_id_is_refused",
     ),
     Planted(
         "an interleaving turn does not wait for its actor",
         "actor/interleaving.py",
-        "        if activation.running is None:",
-        "        if True:",
+        "    if activation.running is None:",
+        "    if True:",
         "tests/unit/actor/test_interleave.py"
         "::test_a_stretch_never_sees_the_half_done_work_of_another_turn",
     ),

@@ -15,14 +15,15 @@ Invariants:
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
+from perdure.actor.answers import encoded_by, record_of, reply_of
 from perdure.actor.effects import Effects, EntryName
-from perdure.actor.entries import EntryReader
 from perdure.actor.gate import GroupCommit
+from perdure.actor.host import Host, Watcher
 from perdure.actor.interleaving import Stretches
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Actor, current_turn
@@ -46,41 +47,6 @@ from perdure.base.limits import Limits
 from perdure.store.api import RequestRecord, StoredActor, Timer
 
 log = logging.getLogger("perdure.actor")
-
-
-class Host(EntryReader, Protocol):
-    """What an activation needs of the process it lives in."""
-
-    limits: Limits
-    outlets: Mapping[str, Any]  # where messages can be sent to, besides actors
-    now_s: Callable[[], float]  # monotonic
-    wall_ms: Callable[[], int]
-
-    def join_commit(self) -> GroupCommit:
-        """The group commit that is filling up; it will be written without further asking."""
-        ...
-
-    def find_request(
-        self, activation: "Activation", request_id: str
-    ) -> RequestRecord | Awaitable[RequestRecord | None] | None:
-        """The stored answer to an idempotency key; at once, where the store never waits."""
-        ...
-
-    def flush_later(self, activation: "Activation", loss_max_s: float) -> None:
-        """Call `activation.flush()` within that time."""
-        ...
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` as a task that the process keeps a reference to."""
-        ...
-
-
-class Watcher(Protocol):
-    """Somebody who wants to know when an actor may show something new."""
-
-    def changed(self) -> None:
-        """The actor was committed, or thrown away: look at it again, but not at once."""
-        ...
 
 
 class Activation:
@@ -332,7 +298,7 @@ class Activation:
     def _finish(self, turn: Turn, result: Any) -> None:
         points.reach("after_turn")
         try:
-            body = _encoded(turn, result)
+            body = encoded_by(turn, result)
             written = self._take_state(turn)
         except PerdureError as error:
             self._undo(turn, error)
@@ -371,7 +337,7 @@ class Activation:
 
     def _take_state(self, turn: Turn) -> bool:
         """Make the actor's memory the state to commit; returns whether it changed."""
-        encoded = _encoded(turn, self.actor)
+        encoded = encoded_by(turn, self.actor)
         if turn.effects is not None and turn.method.read:
             raise ReadOnlyError(f"{turn} is a @read method, but it had effects")
         if encoded == self.encoded:
@@ -592,11 +558,11 @@ class Activation:
 
     def end_call(self, turn: Turn, result: Any) -> tuple[bytes, bool]:
         """End one call of a transaction: its result as JSON, and whether it changed anything."""
-        return _encoded(turn, result), self._take_state(turn)
+        return encoded_by(turn, result), self._take_state(turn)
 
     def snapshot(self, turn: Turn) -> bytes:
         """The state as it is in the middle of a turn, to come back to; raises UnencodableError."""
-        encoded = _encoded(turn, self.actor)
+        encoded = encoded_by(turn, self.actor)
         try:
             self.actor_type.decode_state(encoded)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -619,32 +585,3 @@ class Activation:
         commit = self._join_commit(effects)
         for record in records:
             self.remember(commit, record)
-
-
-def _encoded(turn: Turn, value: Any) -> bytes:
-    try:
-        return encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        # RecursionError: a list that holds itself
-        raise UnencodableError(f"{turn}: JSON cannot hold this: {error}") from error
-
-
-def _fingerprint(turn: Turn) -> bytes:
-    return encode((turn.method.name, turn.arguments))
-
-
-def record_of(turn: Turn, request_id: str, body: bytes) -> RequestRecord:
-    """What is remembered of the answer to an idempotency key."""
-    activation = turn.activation
-    return RequestRecord(
-        activation.actor_type.name, activation.key, request_id, _fingerprint(turn), body
-    )
-
-
-def reply_of(record: RequestRecord, turn: Turn) -> bytes:
-    """The remembered answer; raises RequestReusedError when it is that of another request."""
-    if record.fingerprint != _fingerprint(turn):
-        raise RequestReusedError(
-            f"{turn}: idempotency key {turn.request_id!r} came before with another request"
-        )
-    return record.reply

@@ -3,7 +3,8 @@
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-from perdure.actor.activation import Activation, Host, Watcher
+from perdure.actor.activation import Activation
+from perdure.actor.host import Host, Watcher
 from perdure.actor.methods import ActorType
 from perdure.base.errors import PerdureError, StoreError
 from perdure.store.api import Store

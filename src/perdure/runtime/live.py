@@ -32,7 +32,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from perdure.actor.activation import Watcher
+from perdure.actor.host import Watcher
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.turn import Turn
 from perdure.base.codec import decoder, encode
