@@ -31,6 +31,7 @@ from perdure.base import points
 from perdure.base.codec import encode
 from perdure.base.errors import (
     DeadlineError,
+    NewerStateError,
     OverloadedError,
     PerdureError,
     ReadOnlyError,
@@ -39,7 +40,6 @@ from perdure.base.errors import (
     StateTooLargeError,
     StoppingError,
     StoreError,
-    StoreFormatError,
     UnencodableError,
 )
 from perdure.base.limits import Limits
@@ -75,6 +75,14 @@ class Host(EntryReader, Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Somebody who wants to know when an actor may show something new."""
+
+    def changed(self) -> None:
+        """The actor was committed, or thrown away: look at it again, but not at once."""
+        ...
+
+
 class Activation:
     """An actor in memory. All its methods run on the event loop's thread."""
 
@@ -92,6 +100,7 @@ class Activation:
         "forgetting",
         "key",
         "loading",
+        "newer",
         "records",
         "relaxed",
         "resuming",
@@ -101,6 +110,7 @@ class Activation:
         "touched",
         "updated_at_ms",
         "version",
+        "watcher",
     )
 
     def __init__(self, host: Host, actor_type: ActorType, key: str) -> None:
@@ -111,6 +121,7 @@ class Activation:
         self.encoded = b""
         self.version = 0  # of the newest commit that holds it, durable or not
         self.commit: GroupCommit | None = None  # the newest not yet durable commit with a state
+        self.newer = False  # newer code wrote the state: it may be read, not written
         self.loading = True
         self.dead: BaseException | None = None
         self.running: Turn | None = None  # the turn that holds the actor
@@ -125,6 +136,7 @@ class Activation:
         self.forgetting: GroupCommit | None = None  # the commit that takes the actor away
         self.updated_at_ms = 0  # of the newest durable commit
         self.touched = True  # since the last sweep
+        self.watcher: Watcher | None = None
         self._mailbox: deque[Turn] | None = None  # most actors never need one
         self._warned = False
 
@@ -159,12 +171,7 @@ class Activation:
             self.encoded = encode(self.actor)
             self.updated_at_ms = self._host.wall_ms()
         else:
-            try:
-                self.actor = self.actor_type.decode_state(stored.state)
-            except msgspec.MsgspecError as error:
-                raise StoreFormatError(
-                    f"the stored state of {self} does not fit the class: {error}"
-                ) from error
+            self.actor, self.newer = self.actor_type.decode_stored(stored)
             # not the stored bytes: fields that were added since would look like a change
             self.encoded = encode(self.actor)
             self.version = stored.version
@@ -180,6 +187,8 @@ class Activation:
         waiting, self._mailbox = self._mailbox, None
         for turn in waiting or ():
             turn.fail(error)
+        if self.watcher is not None:
+            self.watcher.changed()
 
     @property
     def is_idle(self) -> bool:
@@ -204,6 +213,9 @@ class Activation:
             return
         if self.running is None and not self._mailbox and not self.loading:
             self._run(turn)
+            return
+        if self.dead is not None:  # it could not be loaded
+            turn.fail(self.dead)
             return
         if self._mailbox is None:
             self._mailbox = deque()
@@ -358,15 +370,19 @@ class Activation:
             return self.actor_type.ttl_ms is not None and self._is_touch_due(self.actor_type.ttl_ms)
         if turn.method.read:
             raise ReadOnlyError(f"{turn} is a @read method, but it changed the state")
+        if self.newer:
+            raise self._newer_state()  # before `encoded` moves on: here the turn can be undone
         limits = self._host.limits
         if len(encoded) > limits.state_bytes_warn:
             self._check_size(turn, len(encoded))
         try:
-            self.actor_type.decode_state(encoded)
+            decoded = self.actor_type.decode_state(encoded)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise UnencodableError(
                 f"{turn} left a state that could not be read back: {error}"
             ) from None
+        if self.actor_type.check is not None:
+            self.actor_type.check(decoded)
         self.encoded = encoded
         return True
 
@@ -381,7 +397,8 @@ class Activation:
     def _is_touch_due(self, ttl_ms: int) -> bool:
         """A call keeps an actor from expiring. Writing that down at most ten times per life costs
         little; a write for every read would not."""
-        return self._host.wall_ms() - self.updated_at_ms > ttl_ms // 10
+        age_ms = self._host.wall_ms() - self.updated_at_ms
+        return age_ms > ttl_ms // 10 and not self.newer
 
     def _undo(self, turn: Turn, error: BaseException) -> None:
         """Put memory back to before the turn, and let the error out through the gate."""
@@ -406,7 +423,12 @@ class Activation:
     # -- committing ------------------------------------------------------------------------------
 
     def _join_commit(self, effects: Effects | None = None) -> GroupCommit:
-        """Put the state, and effects, into the group commit that is filling up."""
+        """Put the state, and effects, into the group commit that is filling up.
+
+        Raises NewerStateError.
+        """
+        if self.newer:
+            raise self._newer_state()  # an idempotency record would take the state along
         commit = self._host.join_commit()
         if self.commit is not commit:
             self.commit = commit
@@ -447,6 +469,12 @@ class Activation:
         elif self.timers is not None:
             self.timers.pop(name, None)
 
+    def _newer_state(self) -> NewerStateError:
+        return NewerStateError(
+            f"newer code wrote {self}, or its class lost a field without @migrate: it can be read, "
+            "but a write would lose what this code does not know"
+        )
+
     def committed(self, commit: GroupCommit) -> None:
         """`commit`, which held this actor, is durable."""
         self.updated_at_ms = commit.at_ms
@@ -457,6 +485,8 @@ class Activation:
             self.entries = {at: item for at, item in self.entries.items() if item[0] is not commit}
         if self.forgetting is commit:
             self._start_anew()
+        if self.watcher is not None:
+            self.watcher.changed()
 
     def _start_anew(self) -> None:
         """The row is gone: be as an actor that never was."""

@@ -58,6 +58,16 @@ class Basket(Actor):
         self.log.append(second)
         raise LookupError(second)
 
+    async def put_count_fail(self, key: str) -> None:
+        self.items[key] = Item(key)
+        self.title = key
+        raise LookupError(str(await self.items.count()))
+
+    @interleave
+    async def put_and_count(self, key: str) -> int:
+        self.items[key] = Item(key)
+        return await self.items.count()
+
     async def put_wrong(self) -> None:
         self.items["x"] = Item("x", "many")  # type: ignore[arg-type]
 
@@ -381,6 +391,31 @@ async def test_counting_waits_for_what_is_on_its_way_and_counts_it_once() -> Non
         store.open_up()
         await putting
         assert await counting == 3
+
+
+@async_test
+async def test_counting_while_something_is_on_its_way_commits_nothing_of_this_turn() -> None:
+    store = ScriptedStore()
+    async with running(Basket, store=store):
+        store.hold()
+        putting = asyncio.create_task(Basket.at("a").put("tea"))
+        await store.next_commit()
+        counting = asyncio.create_task(Basket.at("a").put_count_fail("jam"))
+        await spin()
+        store.open_up()
+        await putting
+        with pytest.raises(LookupError, match="2"):
+            await counting
+        assert await Basket.at("a").keys() == ["tea"]
+
+
+@async_test
+async def test_an_interleaving_turn_counts_what_it_has_put() -> None:
+    store = ScriptedStore()
+    async with running(Basket, store=store):
+        assert await Basket.at("a").put_and_count("tea") == 1
+        assert await Basket.at("a").put_and_count("tea") == 1
+        assert await Basket.at("a").put_and_count("jam") == 2
 
 
 @async_test

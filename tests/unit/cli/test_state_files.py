@@ -17,7 +17,7 @@ from tests.unit.cli.invoking import fill, perdure
 from perdure.base.errors import InvalidKeyError
 from perdure.base.keys import normalize_key
 from perdure.cli import state_files
-from perdure.store.api import StoredActor
+from perdure.store.api import ActorSchema, StoredActor
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_import import SqliteImport
 from perdure.store.sqlite_reader import SqliteReader
@@ -116,7 +116,7 @@ def test_a_server_can_go_on_with_what_was_imported(tmp_path: Path) -> None:
 
     async def body() -> StoredActor | None:
         store = SqliteStore(tmp_path)
-        await store.open(["cart", "order"])
+        await store.open([ActorSchema("cart"), ActorSchema("order")])
         found = await store.load("cart", "a")
         await store.close()
         return found
@@ -254,7 +254,7 @@ def test_an_actor_that_is_there_is_replaced_only_when_told(tmp_path: Path) -> No
 def test_importing_beside_a_server_names_the_holder(tmp_path: Path) -> None:
     async def body() -> None:
         store = SqliteStore(tmp_path)
-        await store.open(["cart"])
+        await store.open([ActorSchema("cart")])
         done = perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
         assert done.exit_code == 75
         assert f"in use by process {os.getpid()} on" in done.errors
