@@ -3,8 +3,8 @@
     python -m bench.live_watchers [--watchers 10000] [--changes 10]
 
 One server process (`perdure run`, SQLite) and this one, which watches over raw sockets on the
-loopback interface and makes a change each second. A change is timed from the moment its call is sent to the
-moment its last byte is with every watcher; p99 is over all watchers and changes.
+loopback interface and makes a change each second. A change is timed from the moment its call is
+sent to the moment its last byte is with every watcher; p99 is over all watchers and changes.
 """
 
 import argparse
