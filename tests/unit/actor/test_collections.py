@@ -21,6 +21,7 @@ from perdure import (
     interleave,
     read,
     relaxed,
+    transaction,
 )
 from perdure.actor.entries import entry_of_int, int_of_entry
 from perdure.testing import async_test, running, spin
@@ -724,6 +725,33 @@ async def test_outside_of_a_turn_there_is_no_collection() -> None:
         _paused.set()
         with pytest.raises(NotRunningError):
             await _escaped.pop()
+
+
+@async_test
+async def test_calls_of_a_transaction_see_the_entries_of_those_before_them() -> None:
+    store = ScriptedStore()
+    async with running(Basket, Journal, store=store):
+        await Journal.at("j").write(["before"])
+        store.hold()
+        putting = asyncio.create_task(Basket.at("a").put("tea"))
+        await store.next_commit()
+        store.open_up()
+        with pytest.raises(LookupError):
+            async with transaction():
+                await Basket.at("a").put("jam")
+                assert await Basket.at("a").count() == 2
+                assert await Basket.at("a").put_and_count("ink") == 3
+                assert await Journal.at("j").write(["within"]) == [1]
+                assert await Basket.at("a").keys() == ["ink", "jam", "tea"]
+                raise LookupError
+        await putting
+        assert await Basket.at("a").keys() == ["tea"]
+        assert await Journal.at("j").span() == [(0, "before")]
+        async with transaction():
+            await Basket.at("a").put("jam")
+            await Journal.at("j").write(["after"])
+        assert await Basket.at("a").count() == 2
+        assert await Journal.at("j").span() == [(0, "before"), (1, "after")]
 
 
 class Thief(Actor):
