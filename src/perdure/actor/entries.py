@@ -168,14 +168,18 @@ class Entries:
 
     async def count(self) -> int:
         """How many entries there are."""
-        # Whether entries are new or replace others is asked of the store below; in the middle of
-        # becoming durable they could be counted twice, or not at all. An interleaving turn commits
-        # its own as soon as it waits.
-        if self._activation.entries or not self._turn.holds_alone:
-            await self._activation.save(self._turn)
-        counted = await self._activation.host.count_entries(self._activation, self._field)
+        activation = self._activation
+        # Whether a change is a new entry or replaces one is asked of the store, and what becomes
+        # durable in the middle of that could be counted twice, or not at all. So first all that is
+        # on its way gets there.
+        if not self._turn.holds_alone:  # others may write meanwhile: what is durable counts
+            await activation.save(self._turn)
+            return await activation.host.count_entries(activation, self._field)
+        if activation.entries:
+            await activation.durable()
+        counted = await activation.host.count_entries(activation, self._field)
         for entry, value in self._changed("", None).items():
-            stored = await self._activation.host.entry(self._activation, self._field, entry)
+            stored = await activation.host.entry(activation, self._field, entry)
             counted += (value is not None) - (stored is not None)
         return counted
 

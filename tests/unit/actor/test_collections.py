@@ -21,6 +21,7 @@ from perdure import (
     interleave,
     read,
     relaxed,
+    transaction,
 )
 from perdure.actor.entries import entry_of_int, int_of_entry
 from perdure.testing import async_test, running, spin
@@ -57,6 +58,16 @@ class Basket(Actor):
         self.items[second] = Item(second)
         self.log.append(second)
         raise LookupError(second)
+
+    async def put_count_fail(self, key: str) -> None:
+        self.items[key] = Item(key)
+        self.title = key
+        raise LookupError(str(await self.items.count()))
+
+    @interleave
+    async def put_and_count(self, key: str) -> int:
+        self.items[key] = Item(key)
+        return await self.items.count()
 
     async def put_wrong(self) -> None:
         self.items["x"] = Item("x", "many")  # type: ignore[arg-type]
@@ -384,6 +395,31 @@ async def test_counting_waits_for_what_is_on_its_way_and_counts_it_once() -> Non
 
 
 @async_test
+async def test_counting_while_something_is_on_its_way_commits_nothing_of_this_turn() -> None:
+    store = ScriptedStore()
+    async with running(Basket, store=store):
+        store.hold()
+        putting = asyncio.create_task(Basket.at("a").put("tea"))
+        await store.next_commit()
+        counting = asyncio.create_task(Basket.at("a").put_count_fail("jam"))
+        await spin()
+        store.open_up()
+        await putting
+        with pytest.raises(LookupError, match="2"):
+            await counting
+        assert await Basket.at("a").keys() == ["tea"]
+
+
+@async_test
+async def test_an_interleaving_turn_counts_what_it_has_put() -> None:
+    store = ScriptedStore()
+    async with running(Basket, store=store):
+        assert await Basket.at("a").put_and_count("tea") == 1
+        assert await Basket.at("a").put_and_count("tea") == 1
+        assert await Basket.at("a").put_and_count("jam") == 2
+
+
+@async_test
 async def test_a_turn_sees_its_own_effects_in_every_read() -> None:
     async with running(Basket):
         await Basket.at("a").put_many(["a", "b"])
@@ -689,6 +725,33 @@ async def test_outside_of_a_turn_there_is_no_collection() -> None:
         _paused.set()
         with pytest.raises(NotRunningError):
             await _escaped.pop()
+
+
+@async_test
+async def test_calls_of_a_transaction_see_the_entries_of_those_before_them() -> None:
+    store = ScriptedStore()
+    async with running(Basket, Journal, store=store):
+        await Journal.at("j").write(["before"])
+        store.hold()
+        putting = asyncio.create_task(Basket.at("a").put("tea"))
+        await store.next_commit()
+        store.open_up()
+        with pytest.raises(LookupError):
+            async with transaction():
+                await Basket.at("a").put("jam")
+                assert await Basket.at("a").count() == 2
+                assert await Basket.at("a").put_and_count("ink") == 3
+                assert await Journal.at("j").write(["within"]) == [1]
+                assert await Basket.at("a").keys() == ["ink", "jam", "tea"]
+                raise LookupError
+        await putting
+        assert await Basket.at("a").keys() == ["tea"]
+        assert await Journal.at("j").span() == [(0, "before")]
+        async with transaction():
+            await Basket.at("a").put("jam")
+            await Journal.at("j").write(["after"])
+        assert await Basket.at("a").count() == 2
+        assert await Journal.at("j").span() == [(0, "before"), (1, "after")]
 
 
 class Thief(Actor):

@@ -7,7 +7,9 @@ there must be what was acknowledged, or more, but never half a turn.
 
 import asyncio
 import copy
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from perdure import Actor, App, DomainError, Log, Map, StoreError, interleave, r
 from perdure.actor import collections
 from perdure.store.api import Store
 from perdure.store.memory import MemoryStore
+from perdure.store.sqlite import SqliteStore
 from perdure.testing import spin
 from perdure.testing.scripted_store import ScriptedStore
 
@@ -382,3 +385,11 @@ def test_collections_are_what_a_dict_and_a_list_would_be(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collections, "_PAGE", 2)  # iterations go over many pages
         asyncio.run(bounded())
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(history=st.lists(ACTIONS, max_size=6))
+def test_the_same_on_sqlite(history: list[Step]) -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(collections, "_PAGE", 2)
+        asyncio.run(run_history(SqliteStore(Path(folder)), history))
