@@ -2,9 +2,9 @@
 
     python -m bench.live_watchers [--watchers 10000] [--changes 10]
 
-One server process (`perdure run`, SQLite) and this one, which watches over raw sockets on the loopback
-interface and makes a change each second. A change is timed from the moment its call is sent to the
-moment its last byte is with every watcher; p99 is over all watchers and changes.
+One server process (`perdure run`, SQLite) and this one, which watches over raw sockets on the
+loopback interface and makes a change each second. A change is timed from the moment its call is
+sent to the moment its last byte is with every watcher; p99 is over all watchers and changes.
 """
 
 import argparse
@@ -160,10 +160,10 @@ def serving():
 def _wait_for(port: int) -> None:
     end_s = time.monotonic() + WAIT_S
     while time.monotonic() < end_s:
+        # not just a connection: the socket listens before the app is loaded
         with contextlib.suppress(OSError):
-            # the socket listens before the app is loaded
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1):
-                return
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1).close()
+            return
         time.sleep(0.05)
     raise SystemExit("the server does not answer")
 

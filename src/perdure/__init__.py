@@ -10,6 +10,7 @@ This module is the whole public API for applications; `perdure.testing` is the o
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from perdure.actor.block import transaction
 from perdure.actor.collections import Log, Map
 from perdure.actor.indexes import indexed, unique
 from perdure.actor.model import (
@@ -55,6 +56,8 @@ from perdure.base.errors import (
     StoreFormatError,
     StoreFullError,
     StoreLockedError,
+    TransactionConflictError,
+    TransactionError,
     UnencodableError,
     UniqueError,
 )
@@ -116,6 +119,8 @@ __all__ = [
     "StoreFormatError",
     "StoreFullError",
     "StoreLockedError",
+    "TransactionConflictError",
+    "TransactionError",
     "UnencodableError",
     "UniqueError",
     "Webhooks",
@@ -129,6 +134,7 @@ __all__ = [
     "read",
     "relaxed",
     "signed_in",
+    "transaction",
     "unique",
     "watch",
 ]

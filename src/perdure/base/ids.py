@@ -1,6 +1,5 @@
 """Randomness: the only module that draws any."""
 
-import random
 import secrets
 
 
@@ -11,4 +10,9 @@ def new_id() -> str:
 
 def jittered(value: float) -> float:
     """A half to one and a half times the value, so that many who wait do not come back at once."""
-    return value * random.uniform(0.5, 1.5)
+    return value * (0.5 + random_below(1.0))
+
+
+def random_below(limit: float) -> float:
+    """A number from 0 up to `limit`, any as likely as another: to keep two from acting in step."""
+    return secrets.randbits(53) / (1 << 53) * limit

@@ -13,6 +13,7 @@ class Pull:
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
+        self.frames: Sequence[Frame] = ()  # that were taken last
         self._error: BaseException | None = None
         self._wanted = asyncio.Event()
         subscription.listener = self
@@ -25,11 +26,12 @@ class Pull:
         self._error = error
         self._wanted.set()
 
-    async def next(self, within_s: float | None = None) -> Sequence[Frame]:
-        """Wait for frames and take them; empty when none came in that time.
+    async def next(self, within_s: float | None = None) -> None:
+        """Wait for `frames` and take them; empty when none came in that time.
 
         Raises what the method raised, and StoppingError.
         """
+        self.frames = ()
         try:
             async with asyncio.timeout(within_s):
                 while True:
@@ -37,12 +39,12 @@ class Pull:
                     self._wanted.clear()
                     if self._error is not None:
                         raise self._error
-                    if frames := self._subscription.take():
-                        return frames
+                    self.frames = self._subscription.take()
+                    if self.frames:
+                        return
         except TimeoutError:
             if self._error is not None:  # the method's own
                 raise
-            return ()
 
 
 async def watch_results(

@@ -40,16 +40,11 @@ async def send_events(subscription: Subscription, receive: Any, send: Any, limit
         head = {"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS}
         await send(head)
         await write(retry_line())
-        try:
-            while True:
-                frames = await pull.next(limits.live_heartbeat_s)
-                await write(b"".join([frame.render(as_event) for frame in frames]) or HEARTBEAT)
-        except _GoneError:
-            return
-        except StoppingError:
-            await write(retry_line(), more=False)
-        except PerdureError as error:
-            await write(error_as_event(error), more=False)
+        while (end := await _end_of(pull, limits.live_heartbeat_s)) is None:
+            frames = pull.frames
+            await write(b"".join([frame.render(as_event) for frame in frames]) or HEARTBEAT)
+        is_stop = isinstance(end, StoppingError)
+        await write(retry_line() if is_stop else error_as_event(end), more=False)
 
 
 async def send_messages(
@@ -64,24 +59,31 @@ async def send_messages(
         return
     async with _pulling(subscription, receive, "websocket.disconnect") as pull:
         await send({"type": "websocket.accept"})
-        code = 1011
-        try:
-            while True:
-                for frame in await pull.next():
-                    async with asyncio.timeout(limits.write_timeout_s):
-                        text = frame.render(as_text).decode()
-                        await send({"type": "websocket.send", "text": text})
-        except _GoneError:
-            return
-        except StoppingError:
-            code = 1012
-        except PerdureError as error:
-            await send({"type": "websocket.send", "text": error_as_text(error).decode()})
-        await send({"type": "websocket.close", "code": code})
+        while (end := await _end_of(pull, None)) is None:
+            for frame in pull.frames:
+                async with asyncio.timeout(limits.write_timeout_s):
+                    text = frame.render(as_text).decode()
+                    await send({"type": "websocket.send", "text": text})
+        if isinstance(end, StoppingError):
+            await send({"type": "websocket.close", "code": 1012})
+        else:
+            await send({"type": "websocket.send", "text": error_as_text(end).decode()})
+            await send({"type": "websocket.close", "code": 1011})
 
 
-class _GoneError(Exception):
+class _GoneError(OSError):
     """The client left."""
+
+
+async def _end_of(pull: Pull, within_s: float | None) -> Exception | None:
+    """Wait for `pull.frames`; returns what ended the view, which may be any exception, instead."""
+    try:
+        await pull.next(within_s)
+    except _GoneError:
+        raise
+    except Exception as error:
+        return error
+    return None
 
 
 @asynccontextmanager
