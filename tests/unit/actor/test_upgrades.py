@@ -19,6 +19,7 @@ from perdure import (
     migrate,
     read,
     relaxed,
+    transaction,
 )
 from perdure.store.api import Store, StoredActor
 from perdure.store.memory import MemoryStore
@@ -185,13 +186,16 @@ def test_no_way_to_write_gets_past_a_newer_state(method: str, request_id: str | 
 
 
 class Acting(Actor, name="cart", ttl=timedelta(minutes=1)):
-    """Older code whose methods leave the state alone but have effects."""
+    """Older code some of whose methods leave the state alone but have effects."""
 
     lines: dict[str, int] = {}
 
     @expose
     async def set_timer(self) -> None:
         self.timers.set("later", call="set_timer", after=timedelta(hours=1))
+
+    async def add(self) -> None:
+        self.lines["tea"] = self.lines.get("tea", 0) + 1
 
     async def set_timer_after_waiting(self) -> None:
         await asyncio.sleep(0)
@@ -231,6 +235,29 @@ def test_effects_without_a_change_of_the_state_are_refused_too(method: str) -> N
                 await getattr(Acting.at("alice"), method)()
             assert await Acting.at("alice").view() == {}
             assert app.statistics()["commits"] == 0
+            assert await row_of(store) == newer
+
+    body()
+
+
+@pytest.mark.parametrize("method", ["set_timer", "add", "leave"])
+def test_a_transaction_with_a_newer_state_in_it_reads_it_or_leaves_no_trace(method: str) -> None:
+    store = MemoryStore()
+
+    @async_test
+    async def body() -> None:
+        async with running(WithNote, store=store):
+            await WithNote.at("alice").write("hello")
+            newer = await row_of(store)
+        async with running(Acting, store=store):
+            async with transaction():
+                assert await Acting.at("alice").view() == {}
+                await Acting.at("bob").add()
+            with pytest.raises(NewerStateError):
+                async with transaction():
+                    await Acting.at("bob").add()
+                    await getattr(Acting.at("alice"), method)()
+            assert await Acting.at("bob").view() == {"tea": 1}
             assert await row_of(store) == newer
 
     body()
