@@ -338,14 +338,14 @@ class Activation:
     def _take_state(self, turn: Turn) -> bool:
         """Make the actor's memory the state to commit; returns whether it changed."""
         encoded = encoded_by(turn, self.actor)
+        if self.newer and (turn.request_id or turn.effects or encoded != self.encoded):
+            raise self._newer_state()  # here, where the turn can be undone
         if turn.effects is not None and turn.method.read:
             raise ReadOnlyError(f"{turn} is a @read method, but it had effects")
         if encoded == self.encoded:
             return self.actor_type.ttl_ms is not None and self._is_touch_due(self.actor_type.ttl_ms)
         if turn.method.read:
             raise ReadOnlyError(f"{turn} is a @read method, but it changed the state")
-        if self.newer:
-            raise self._newer_state()  # before `encoded` moves on: here the turn can be undone
         limits = self._host.limits
         if len(encoded) > limits.state_bytes_warn:
             self._check_size(turn, len(encoded))
@@ -405,7 +405,7 @@ class Activation:
         Raises NewerStateError.
         """
         if self.newer:
-            raise self._newer_state()  # an idempotency record would take the state along
+            raise self._newer_state()  # for paths that do not come by `_take_state`
         commit = self._host.join_commit()
         if self.commit is not commit:
             self.commit = commit

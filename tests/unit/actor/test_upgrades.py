@@ -1,9 +1,11 @@
 """Two versions of a class on one store, in either order: nothing is lost on the way or back."""
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,15 +14,17 @@ from perdure import (
     Actor,
     NewerStateError,
     StoreFormatError,
+    expose,
     interleave,
     migrate,
     read,
     relaxed,
+    transaction,
 )
 from perdure.store.api import Store, StoredActor
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
-from perdure.testing import async_test, running
+from perdure.testing import VirtualClock, async_test, running
 
 State = dict[str, Any]
 
@@ -118,6 +122,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return MemoryStore() if request.param == "memory" else SqliteStore(tmp_path)
 
 
+class SlowStore(MemoryStore):
+    """Its reads suspend, so that calls gather in the mailbox."""
+
+    reads_never_wait = False
+
+    async def load(self, actor_type: str, key: str) -> StoredActor | None:
+        await asyncio.sleep(0)
+        return await super().load(actor_type, key)
+
+
 async def row_of(store: Store, key: str = "alice") -> StoredActor:
     """As stored; only while an App runs on it."""
     row = await store.load("cart", key)
@@ -171,6 +185,101 @@ def test_no_way_to_write_gets_past_a_newer_state(method: str, request_id: str | 
     body()
 
 
+class Acting(Actor, name="cart", ttl=timedelta(minutes=1)):
+    """Older code some of whose methods leave the state alone but have effects."""
+
+    lines: dict[str, int] = {}
+
+    @expose
+    async def set_timer(self) -> None:
+        self.timers.set("later", call="set_timer", after=timedelta(hours=1))
+
+    async def add(self) -> None:
+        self.lines["tea"] = self.lines.get("tea", 0) + 1
+
+    async def set_timer_after_waiting(self) -> None:
+        await asyncio.sleep(0)
+        self.timers.set("later", call="set_timer", after=timedelta(hours=1))
+
+    @interleave
+    async def set_timer_in_stretches(self) -> None:
+        self.timers.set("later", call="set_timer", after=timedelta(hours=1))
+        await asyncio.sleep(0)
+
+    async def tell_another(self) -> None:
+        Acting.at("bob").tell.set_timer()
+
+    async def leave(self) -> None:
+        self.forget()
+
+    @expose
+    @read
+    async def view(self) -> dict[str, int]:
+        return self.lines
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["set_timer", "set_timer_after_waiting", "set_timer_in_stretches", "tell_another", "leave"],
+)
+def test_effects_without_a_change_of_the_state_are_refused_too(method: str) -> None:
+    store = MemoryStore()
+
+    @async_test
+    async def body() -> None:
+        async with running(WithNote, store=store):
+            await WithNote.at("alice").write("hello")
+            newer = await row_of(store)
+        async with running(Acting, store=store) as app:
+            with pytest.raises(NewerStateError):
+                await getattr(Acting.at("alice"), method)()
+            assert await Acting.at("alice").view() == {}
+            assert app.statistics()["commits"] == 0
+            assert await row_of(store) == newer
+
+    body()
+
+
+@pytest.mark.parametrize("method", ["set_timer", "add", "leave"])
+def test_a_transaction_with_a_newer_state_in_it_reads_it_or_leaves_no_trace(method: str) -> None:
+    store = MemoryStore()
+
+    @async_test
+    async def body() -> None:
+        async with running(WithNote, store=store):
+            await WithNote.at("alice").write("hello")
+            newer = await row_of(store)
+        async with running(Acting, store=store):
+            async with transaction():
+                assert await Acting.at("alice").view() == {}
+                await Acting.at("bob").add()
+            with pytest.raises(NewerStateError):
+                async with transaction():
+                    await Acting.at("bob").add()
+                    await getattr(Acting.at("alice"), method)()
+            assert await Acting.at("bob").view() == {"tea": 1}
+            assert await row_of(store) == newer
+
+    body()
+
+
+@async_test
+async def test_older_code_lets_no_newer_state_expire() -> None:
+    store, clock = MemoryStore(), VirtualClock()
+    async with running(WithNote, store=store, clock=clock):
+        await WithNote.at("alice").write("hello")
+        newer = await row_of(store)
+    async with running(Acting, store=store, clock=clock) as app:
+        await Acting.at("bob").set_timer()
+        await clock.advance(59)
+        assert await store.load("cart", "bob") is not None
+        for _ in range(3):  # it is asked again and again, and does not hold up others
+            await clock.advance(60)
+        assert await store.load("cart", "bob") is None
+        assert app.statistics()["actors_expired"] == 1
+        assert await row_of(store) == newer
+
+
 @pytest.mark.parametrize("method", ["look", "view"])
 def test_an_answer_that_must_be_remembered_is_a_write_too(method: str) -> None:
     store = MemoryStore()
@@ -189,6 +298,44 @@ def test_an_answer_that_must_be_remembered_is_a_write_too(method: str) -> None:
             assert await row_of(store) == newer
 
     body()
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"), [("set_timer", {}), ("view", {"Idempotency-Key": "r1"})]
+)
+def test_over_http_the_refusal_is_a_problem(method: str, headers: dict[str, str]) -> None:
+    store = MemoryStore()
+
+    @async_test
+    async def body() -> None:
+        async with running(WithNote, store=store):
+            await WithNote.at("alice").write("hello")
+        async with running(Acting, store=store) as app:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+                refused = await client.post(f"/acting/alice/{method}", headers=headers)
+        assert refused.status_code == 503
+        assert refused.json()["type"] == "urn:perdure:problem:newer-state"
+
+    body()
+
+
+@async_test
+async def test_a_refusal_over_a_newer_state_does_not_hold_up_the_calls_behind_it() -> None:
+    """They wait in one mailbox until the actor is loaded."""
+    store = SlowStore()
+    async with running(WithNote, store=store):
+        await WithNote.at("alice").write("hello")
+    async with running(Acting, store=store):
+        calls = [
+            Acting.at("alice", request_id="r1").view(),
+            Acting.at("alice").set_timer(),
+            Acting.at("alice").view(),
+        ]
+        first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(first, NewerStateError)
+        assert isinstance(second, NewerStateError)
+        assert third == {}
 
 
 def test_an_answer_remembered_by_older_code_is_given_again_also_above_a_newer_state() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from tests.unit.cli.invoking import fill, perdure
+from tests.unit.cli.stored import rows, write
 
 from perdure.base.errors import InvalidKeyError
 from perdure.base.keys import normalize_key
@@ -100,6 +101,19 @@ def test_a_state_is_kept_byte_for_byte(tmp_path: Path) -> None:
     perdure("state", "export", tmp_path / "x", "--data", tmp_path / "from")
     perdure("state", "import", tmp_path / "x", "--data", tmp_path / "to")
     assert content(tmp_path / "to")["cart", "a"].state == state
+
+
+def test_the_version_of_the_class_goes_along_so_that_no_migration_runs_twice(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "from", ActorSchema("cart", 3), {"new": "{}"})
+    write(tmp_path / "from", ActorSchema("cart", 1), {"old": "{}"})
+    done = perdure("state", "export", "-", "--data", tmp_path / "from")
+    new, old = done.output.splitlines()
+    assert json.loads(new)["schema"] == 3
+    assert "schema" not in json.loads(old)
+    perdure("state", "import", "-", "--data", tmp_path / "to", given=done.output)
+    assert rows(tmp_path / "to", "cart") == rows(tmp_path / "from", "cart")
 
 
 def test_a_state_of_several_lines_is_one_line_of_the_export(tmp_path: Path) -> None:

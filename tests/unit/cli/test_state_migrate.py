@@ -112,6 +112,26 @@ def test_many_failures_are_counted_but_only_some_are_named(folder: Path) -> None
     assert done.errors.count("not migrated") == 20
 
 
+def test_a_value_that_another_actor_has_in_a_unique_field_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "migrated_app.py").write_text(
+        "from typing import Annotated\n"
+        "from perdure import Actor, App, migrate, unique\n"
+        "class User(Actor):\n"
+        "    email: Annotated[str | None, unique] = None\n"
+        "    @migrate(to=2)\n"
+        "    def lower(state):\n"
+        "        return {'email': state['mail'].lower()}\n"
+        "app = App(User)\n"
+    )
+    states = {"1": '{"mail":"a@b.c"}', "2": '{"mail":"A@b.c"}', "3": '{"mail":"d@e.f"}'}
+    write(tmp_path / "data", ActorSchema("user", 1, ("mail",)), states)
+    done = migrate(tmp_path)
+    assert done.exit_code == 65
+    assert table(done.output) == [["user", "2", "3", "2", "1"]]
+    assert "not migrated: user/2: another actor has its email, which is unique" in done.errors
+    assert rows(tmp_path / "data", "user")["2"].state == states["2"].encode()
+
+
 @pytest.mark.parametrize("point", ["after_begin", "before_fsync", "after_fsync"])
 @pytest.mark.parametrize("time", [1, 3])
 def test_a_kill_at_any_point_is_mended_by_another_run(folder: Path, point: str, time: int) -> None:
