@@ -9,6 +9,7 @@ This module is the whole public API for applications; `perdure.testing` is the o
 
 from typing import TYPE_CHECKING, Any
 
+from perdure.actor.block import transaction
 from perdure.actor.model import (
     Actor,
     Caller,
@@ -48,6 +49,8 @@ from perdure.base.errors import (
     StoreFormatError,
     StoreFullError,
     StoreLockedError,
+    TransactionConflictError,
+    TransactionError,
     UnencodableError,
     UniqueError,
 )
@@ -90,6 +93,8 @@ __all__ = [
     "StoreFormatError",
     "StoreFullError",
     "StoreLockedError",
+    "TransactionConflictError",
+    "TransactionError",
     "UnencodableError",
     "UniqueError",
     "anyone",
@@ -99,6 +104,7 @@ __all__ = [
     "read",
     "relaxed",
     "signed_in",
+    "transaction",
 ]
 
 

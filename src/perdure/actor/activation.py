@@ -15,7 +15,7 @@ Invariants:
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -83,6 +83,7 @@ class Activation:
         "_warned",
         "actor",
         "actor_type",
+        "away",
         "commit",
         "dead",
         "encoded",
@@ -114,6 +115,7 @@ class Activation:
         self.dead: BaseException | None = None
         self.running: Turn | None = None  # the turn that holds the actor
         self.sharing = 0  # interleaving turns under way
+        self.away: list[Turn] | None = None  # let others go first, and will come back
         self.resuming: deque[tuple[Turn, asyncio.Future[None]]] | None = None  # want to go on
         self.relaxed = False  # `encoded` is ahead of every commit
         self.flush_due_s = 0.0  # when the flush that was asked for comes; past: there is none
@@ -268,6 +270,8 @@ class Activation:
                     return
                 work = turn.method.start(self.actor, turn.arguments)
                 result = await (Stretches(self, turn, work) if interleaved else work)
+            if turn.transaction is not None:
+                turn.transaction.check()
             self._finish(turn, result)
         except TimeoutError as error:
             # not the method's own TimeoutError, and not by the clock: timers may be early by a tick
@@ -281,6 +285,8 @@ class Activation:
                 raise
         finally:
             turn.finished = True
+            if turn.transaction is not None:
+                turn.transaction.roll_back()  # it has not come to its commit
             if interleaved:
                 self.sharing -= 1
             if self.running is turn:
@@ -318,7 +324,9 @@ class Activation:
         elif turn.request_id is not None or turn.effects is not None:
             commit = self._join_commit(turn.effects)
             if turn.request_id is not None:
-                self._remember(commit, turn, turn.request_id, body)
+                self.remember(commit, record_of(turn, turn.request_id, body))
+            if turn.transaction is not None:
+                turn.transaction.join(commit)
             commit.hold(turn, body)
         elif written and turn.method.options.loss_max_s is not None:
             self._flush_within(turn.method.options.loss_max_s)
@@ -391,11 +399,14 @@ class Activation:
     def _restore(self) -> None:
         """Decode the last good state into the same object, which interleaving turns still hold."""
         before = self.actor_type.decode_state(self.encoded)
-        for field in before.__struct_fields__:
-            setattr(self.actor, field, getattr(before, field))
+        self._put_back(before)
         # encoded anew: a set may come back in another order, which the next read would seem to
         # have changed
         self.encoded = encode(before)
+
+    def _put_back(self, before: Actor) -> None:
+        for field in before.__struct_fields__:
+            setattr(self.actor, field, getattr(before, field))
 
     # -- committing ------------------------------------------------------------------------------
 
@@ -478,7 +489,10 @@ class Activation:
     async def save(self, turn: Turn) -> None:
         """Commit the state in the middle of a turn."""
         self._refuse_if_dead()  # its version may fit the store, but its memory never was true
-        self.end_stretch(turn)
+        if turn.transaction is not None:
+            turn.transaction.save(turn)
+        else:
+            self.end_stretch(turn)
         await self.durable()
 
     async def durable(self) -> None:
@@ -498,8 +512,8 @@ class Activation:
     def _is_running(self, request_id: str) -> bool:
         running = self.running
         return (running is not None and running.request_id == request_id) or (
-            self._mailbox is not None
-            and any(turn.request_id == request_id for turn in self._mailbox)
+            any(turn.request_id == request_id for turn in self._mailbox or ())
+            or any(turn.request_id == request_id for turn in self.away or ())
         )
 
     def _find_record(
@@ -509,29 +523,66 @@ class Activation:
         record = self.records.get(request_id) if self.records else None
         return record or self._host.find_request(self, request_id)
 
-    def _remember(self, commit: GroupCommit, turn: Turn, request_id: str, body: bytes) -> None:
-        """Commit the answer with the state, so that both are there or neither."""
-        record = RequestRecord(self.actor_type.name, self.key, request_id, _fingerprint(turn), body)
+    def remember(self, commit: GroupCommit, record: RequestRecord) -> None:
+        """Commit an answer with the state, so that both are there or neither."""
         commit.records.append((self, record))
         if self.records is None:
             self.records = {}
-        self.records[request_id] = record
+        self.records[record.request_id] = record
 
     def _answer_again(self, turn: Turn, record: RequestRecord) -> None:
         """Give the answer that this idempotency key got, unless it came with another request."""
         self._refuse_if_dead()  # the gate that it would wait at has broken already
         turn.replayed = True
-        answer: bytes | BaseException = record.reply
-        if record.fingerprint != _fingerprint(turn):
-            answer = RequestReusedError(
-                f"{turn}: idempotency key {turn.request_id!r} came before with another request"
-            )
+        answer: bytes | BaseException
+        try:
+            answer = reply_of(record, turn)
+        except RequestReusedError as error:
+            answer = error
         if self.commit is not None:
             self.commit.hold(turn, answer)
         elif isinstance(answer, bytes):
             turn.succeed(answer)
         else:
             turn.fail(answer)
+
+    # -- transactions ----------------------------------------------------------------------------
+
+    async def answer_before(self, turn: Turn, request_id: str) -> bytes | None:
+        """What this idempotency key was answered; raises RequestReusedError if it was another's."""
+        found = self._find_record(request_id)
+        record = found if found is None or isinstance(found, RequestRecord) else await found
+        return None if record is None else reply_of(record, turn)
+
+    def end_call(self, turn: Turn, result: Any) -> tuple[bytes, bool]:
+        """End one call of a transaction: its result as JSON, and whether it changed anything."""
+        return _encoded(turn, result), self._take_state(turn)
+
+    def snapshot(self, turn: Turn) -> bytes:
+        """The state as it is in the middle of a turn, to come back to; raises UnencodableError."""
+        encoded = _encoded(turn, self.actor)
+        try:
+            self.actor_type.decode_state(encoded)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise UnencodableError(f"{turn}: the state cannot be read back: {error}") from None
+        return encoded
+
+    def put_back(self, encoded: bytes) -> None:
+        """Let memory be as it was when it was encoded so, in the middle of a turn."""
+        self._put_back(self.actor_type.decode_state(encoded))
+
+    def restore(self, encoded: bytes | None = None) -> None:
+        """Go back to the state after the last call that ended, or to the one given."""
+        if encoded is not None:
+            self.encoded = encoded
+        self._restore()
+
+    def join(self, turn: Turn, records: Iterable[RequestRecord] = ()) -> None:
+        """Put the state, and what the turn lets out, into the group commit."""
+        effects, turn.effects = turn.effects, None
+        commit = self._join_commit(effects)
+        for record in records:
+            self.remember(commit, record)
 
 
 def _encoded(turn: Turn, value: Any) -> bytes:
@@ -544,3 +595,20 @@ def _encoded(turn: Turn, value: Any) -> bytes:
 
 def _fingerprint(turn: Turn) -> bytes:
     return encode((turn.method.name, turn.arguments))
+
+
+def record_of(turn: Turn, request_id: str, body: bytes) -> RequestRecord:
+    """What is remembered of the answer to an idempotency key."""
+    activation = turn.activation
+    return RequestRecord(
+        activation.actor_type.name, activation.key, request_id, _fingerprint(turn), body
+    )
+
+
+def reply_of(record: RequestRecord, turn: Turn) -> bytes:
+    """The remembered answer; raises RequestReusedError when it is that of another request."""
+    if record.fingerprint != _fingerprint(turn):
+        raise RequestReusedError(
+            f"{turn}: idempotency key {turn.request_id!r} came before with another request"
+        )
+    return record.reply

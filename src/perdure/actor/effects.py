@@ -4,6 +4,7 @@ Effects stay with their turn until it ends well; then they join the group commit
 state. A turn that fails takes them along: there is nothing to undo.
 """
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,6 +35,20 @@ def effects_of(turn: "Turn") -> Effects:
     if turn.effects is None:
         turn.effects = Effects()
     return turn.effects
+
+
+def copy_of(effects: Effects | None) -> Effects | None:
+    """The same effects, to go on from without changing the original."""
+    if effects is None:
+        return None
+    return Effects(*map(copy, msgspec.structs.astuple(effects)))
+
+
+def same_effects(one: Effects | None, other: Effects | None) -> bool:
+    """True if the two would do the same."""
+    if one is None or other is None:
+        return one is other
+    return msgspec.structs.astuple(one) == msgspec.structs.astuple(other)
 
 
 def send(

@@ -38,7 +38,7 @@ class Stretches:
         value: Any = None
         while True:
             try:
-                yield from self._enter().__await__()
+                yield from enter(activation, self._turn).__await__()
             except asyncio.CancelledError as error:
                 if inspect.getcoroutinestate(self._work) == inspect.CORO_CREATED:
                     raise  # it was not begun
@@ -59,19 +59,19 @@ class Stretches:
             except BaseException as error:
                 step, value = self._work.throw, error
 
-    async def _enter(self) -> None:
-        """Wait until the actor is free, and take it."""
-        activation = self._activation
-        if activation.running is None:
-            activation.running = self._turn
-            return
-        if activation.resuming is None:
-            activation.resuming = deque()
-        waiter = asyncio.get_running_loop().create_future()
-        activation.resuming.append((self._turn, waiter))
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                activation.release()  # it was handed to us just as we gave up
-            raise
+
+async def enter(activation: "Activation", turn: "Turn") -> None:
+    """Wait until the actor is free, and take it."""
+    if activation.running is None:
+        activation.running = turn
+        return
+    if activation.resuming is None:
+        activation.resuming = deque()
+    waiter = asyncio.get_running_loop().create_future()
+    activation.resuming.append((turn, waiter))
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        if waiter.done() and not waiter.cancelled():
+            activation.release()  # it was handed to us just as we gave up
+        raise

@@ -1,17 +1,18 @@
 """A turn: one call from the moment it is addressed to an actor until its caller has the answer."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from perdure.actor.effects import Effects
 from perdure.actor.model import Caller
-from perdure.base.errors import CycleError
+from perdure.base.errors import CycleError, TransactionConflictError
 
 if TYPE_CHECKING:
     from perdure.actor.activation import Activation
     from perdure.actor.methods import Method
+    from perdure.actor.transaction import Transaction
 
 
 # A Struct and not a plain class: its constructor is C, and one is built for every call.
@@ -23,6 +24,7 @@ class Turn(msgspec.Struct, eq=False):
     """
 
     is_delivery: ClassVar[bool] = False  # a message or a timer: `begin` is asked before it runs
+    is_lock: ClassVar[bool] = False  # it keeps the actor for a transaction
 
     method: "Method"
     arguments: msgspec.Struct
@@ -33,6 +35,7 @@ class Turn(msgspec.Struct, eq=False):
     activation: "Activation" = None  # type: ignore[assignment]  # set on its arrival
     waits_for: "list[Activation] | None" = None  # actors it has called and not heard from
     effects: Effects | None = None
+    transaction: "Transaction | None" = None  # that its calls take part in
     finished: bool = False
     replayed: bool = False  # the answer is that of an earlier call with the same request_id
 
@@ -73,16 +76,28 @@ def refuse_cycle(caller: Turn, target: "Activation") -> None:
     That is so when the chain of `caller` holds it, or when the turn it is busy with waits, through
     any number of calls, for an actor which that chain holds. Without this check both would stand
     still until a deadline, and the user would see a timeout that explains nothing.
+
+    Where a transaction is on the way it is TransactionConflictError: that way is gone in a moment.
     """
     held = {turn.activation: turn for turn in caller.holders()}
     path: list[Any] = list(held.values())[::-1]
-    if _leads_back(target, held, path, set()):
-        raise CycleError("this call would wait for itself: " + " → ".join(map(str, path)))
+    if leads_back(target, held, path, set()):
+        way = " → ".join(map(str, path))
+        if any(one.running.is_lock for one in path[len(held) : -1]):
+            raise TransactionConflictError(
+                f"this call and a transaction wait for each other: {way}"
+            )
+        raise CycleError(f"this call would wait for itself: {way}")
 
 
-def _leads_back(
-    target: "Activation", held: "dict[Activation, Turn]", path: list[Any], seen: "set[Activation]"
+def leads_back(
+    target: "Activation",
+    held: "Container[Activation]",
+    path: list[Any],
+    seen: "set[Activation]",
 ) -> bool:
+    """True if `target` waits, through any number of calls and locks, for one of `held`; the way
+    there is added to `path`."""
     path.append(target)
     if target in held:
         return True
@@ -90,7 +105,7 @@ def _leads_back(
     if running is not None and running.holds_alone and target not in seen:
         seen.add(target)
         for other in running.waits_for or ():
-            if _leads_back(other, held, path, seen):
+            if leads_back(other, held, path, seen):
                 return True
     path.pop()
     return False

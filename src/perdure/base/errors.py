@@ -140,6 +140,21 @@ class CycleError(PerdureError):
     kind = "call-cycle"
 
 
+class TransactionError(PerdureError):
+    """Raised when code does what makes no sense in a transaction; the message says what to do."""
+
+    status = 500
+    kind = "transaction"
+
+
+class TransactionConflictError(PerdureError):
+    """Raised when a transaction and another one, or another call, would wait for each other. The
+    one that gets it has left nothing; a `@transaction` function is run again by itself."""
+
+    status = 503
+    kind = "transaction-conflict"
+
+
 class ReadOnlyError(PerdureError):
     """Raised when a `@read` method changed the actor's state; the change is rolled back."""
 

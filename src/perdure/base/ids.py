@@ -6,3 +6,8 @@ import secrets
 def new_id() -> str:
     """128 random bits as 32 hexadecimal digits: unique, and too many to guess."""
     return secrets.token_hex(16)
+
+
+def random_below(limit: float) -> float:
+    """A number from 0 up to `limit`, any as likely as another: to keep two from acting in step."""
+    return secrets.randbits(53) / (1 << 53) * limit

@@ -14,6 +14,7 @@ from perdure.actor.activation import Activation
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import current_turn
+from perdure.actor.transaction import transaction_of
 from perdure.actor.turn import Turn, refuse_cycle
 from perdure.base.clock import Clock, SystemClock
 from perdure.base.errors import (
@@ -156,6 +157,10 @@ class Node:
         else:
             self._catalog.activation(actor_type, key).submit(turn)
 
+    def activation(self, actor_type: ActorType, key: str) -> Activation:
+        """The actor in memory, loaded or loading."""
+        return self._catalog.activation(actor_type, key)
+
     async def call(
         self,
         method: Method,
@@ -167,6 +172,9 @@ class Node:
         """Run one call from Python; see `Router.call`."""
         loop = asyncio.get_running_loop()
         parent = current_turn.get()
+        transaction = transaction_of(parent)
+        if transaction is not None:
+            return await transaction.call(self, method, key, (positional, named), request_id)
         if parent is not None and parent.finished:
             parent = None  # a background task outlived the turn that began it
         deadline_s = self._clock.monotonic_s() + self.limits.call_timeout_s

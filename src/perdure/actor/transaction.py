@@ -1,0 +1,383 @@
+"""Transactions: calls of several actors that become durable as one, or never were.
+
+Strict two-phase locking on whole actors. The first call of an actor takes it from everyone else;
+it is let go when the block has ended, all participants at once:
+
+well:   the states and effects of all join one group commit, linked, in one step of the event loop;
+        then the locks go. What others see from now on waits for that commit or a later one.
+badly:  every participant is decoded from what it was when it was locked, and then let go.
+
+The locks go before the commit is durable: whoever reads what it holds answers through the gate of
+the same commit or a later one, and breaks with it.
+
+Rejected: optimistic versions, checked at the end. Actors do have versions, but a method that ran on
+a state that never was can do anything, loop included; and busy actors would starve long blocks.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from perdure.actor.activation import Activation, record_of, reply_of
+from perdure.actor.effects import Effects, copy_of, same_effects
+from perdure.actor.gate import GroupCommit
+from perdure.actor.locks import JoinedTurn, LockTurn, refuse_inner_cycle
+from perdure.actor.methods import ActorType, Method
+from perdure.actor.model import current_turn
+from perdure.actor.turn import Turn, leads_back
+from perdure.base.errors import (
+    CycleError,
+    NotRunningError,
+    TransactionConflictError,
+    TransactionError,
+)
+from perdure.base.limits import Limits
+
+Address = tuple[ActorType, str]
+
+current_transaction: ContextVar["Transaction | None"] = ContextVar(
+    "perdure_transaction", default=None
+)
+
+
+class Grounds(Protocol):
+    """The process that a transaction runs in, as it needs it."""
+
+    limits: Limits
+
+    def activation(self, actor_type: ActorType, key: str) -> Activation:
+        """The actor in memory, loaded or loading."""
+        ...
+
+    def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
+        """Take one call."""
+        ...
+
+    def join_commit(self) -> GroupCommit:
+        """The group commit that is filling up."""
+        ...
+
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+
+def transaction_of(turn: Turn | None) -> "Transaction | None":
+    """The transaction that calls of this turn, or of code outside of any, take part in.
+
+    May be one that has ended: a task of its block has outlived it, and will be refused.
+    """
+    # A task that runs another's turn may have inherited the variable: the turn itself decides.
+    here = current_transaction.get()
+    if turn is None or (here is not None and here.home is turn):
+        return here
+    return turn.transaction
+
+
+class Transaction:
+    """One run of a block. `home` is the turn that opened it; its actor takes part."""
+
+    def __init__(self, home: Turn | None, timeout: asyncio.Timeout) -> None:
+        self.home = home
+        self.grounds: Grounds | None = None  # known with the first call
+        self.deadline_s = math.inf
+        self.addresses: set[Address] = set()  # of all actors it wanted
+        self.waits_for: list[Activation] = []  # locks it waits for; all its locks share the list
+        self.is_cured_by_waiting = True  # what its conflict was about goes with its locks
+        self._timeout = timeout
+        self._asked: dict[Address, LockTurn] = {}  # granted or not
+        self._held: dict[Activation, LockTurn] = {}
+        self._running: set[JoinedTurn] = set()
+        self._failure: BaseException | None = None
+        self._is_kept = False  # the block has ended; it commits with its turn
+        self._is_over = False
+        self._home_before = b""
+        self._effects_before: Effects | None = None
+        if home is not None:
+            home.activation.flush()
+            self._home_before = home.activation.snapshot(home)
+            self._effects_before = copy_of(home.effects)
+            home.transaction = self
+
+    @property
+    def is_kept(self) -> bool:
+        """True when its block has ended, but it goes on until its turn ends.
+
+        So it is in calls with an idempotency key, and in deliveries: if the block's commit came
+        first, a crash before the turn's end would let the repeat do it a second time.
+        """
+        return self._is_kept
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        grounds: Grounds,
+        method: Method,
+        key: str,
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        request_id: str | None,
+    ) -> Any:
+        """Run one call as part of the transaction; see `Router.call`."""
+        caller = current_turn.get()
+        self.check(caller)
+        bound = method.arguments_from_python(*arguments)
+        lock = await self.lock(grounds, method.actor_type, key)
+        task = asyncio.current_task()
+        assert task is not None
+        turn = JoinedTurn(
+            method,
+            bound,
+            self.deadline_s,
+            caller=None if caller is None else caller.caller,
+            parent=caller,
+            request_id=request_id,
+            activation=lock.activation,
+            transaction=self,
+            task=task,
+        )
+        refuse_inner_cycle(caller, lock, self._held)
+        if caller is None:
+            return method.result_from_json(await self._run(lock, turn))
+        caller.waits_for = caller.waits_for or []
+        caller.waits_for.append(lock.activation)
+        try:
+            return method.result_from_json(await self._run(lock, turn))
+        finally:
+            caller.waits_for.remove(lock.activation)
+
+    async def _run(self, lock: LockTurn, turn: JoinedTurn) -> bytes:
+        async with lock.one_by_one:
+            self.check(turn.parent)
+            token = current_turn.set(turn)
+            lock.current = turn
+            self._running.add(turn)
+            turn.effects = copy_of(lock.effects)
+            try:
+                return await self._run_alone(lock, turn)
+            except BaseException as error:
+                if lock.activation.dead is None:
+                    lock.activation.restore()
+                if turn.is_cut_off and isinstance(error, asyncio.CancelledError):
+                    if turn.task.uncancel() > 0:
+                        raise
+                    raise NotRunningError(f"{turn}: its transaction ended before it did") from None
+                raise
+            finally:
+                turn.finished = True
+                lock.current = None
+                current_turn.reset(token)
+                self._running.discard(turn)
+                if self._is_over and not self._running:
+                    self._roll_back_others()
+
+    async def _run_alone(self, lock: LockTurn, turn: JoinedTurn) -> bytes:
+        activation, request_id = lock.activation, turn.request_id
+        if lock.effects is not None and lock.effects.forget:
+            raise TransactionError(f"{turn}: it was forgotten in this transaction")
+        if request_id is not None:
+            record = lock.records.get(request_id)
+            known = (
+                await activation.answer_before(turn, request_id)
+                if record is None
+                else reply_of(record, turn)
+            )
+            if known is not None:
+                return known
+        result = await turn.method.start(activation.actor, turn.arguments)
+        self.check()
+        if turn.method.read and same_effects(turn.effects, lock.effects):
+            turn.effects = None  # they are of calls before this one
+        body, changed = activation.end_call(turn, result)
+        if not turn.method.read:
+            lock.effects = turn.effects
+        lock.is_changed |= changed
+        if request_id is not None:
+            lock.records[request_id] = record_of(turn, request_id, body)
+        return body
+
+    def check(self, caller: Turn | None = None) -> None:
+        """Raise if the transaction cannot go on: it is over, or has lost a participant."""
+        if self._is_over or (caller is not None and caller.finished):
+            raise NotRunningError("a task has outlived the transaction that it called actors in")
+        if self._failure is not None:
+            raise TransactionError("a block inside this transaction failed") from self._failure
+        for activation in self._held:
+            if activation.dead is not None:
+                raise activation.dead
+
+    def fail_with(self, error: BaseException) -> None:
+        """A block inside has failed: what it did cannot be told from the rest, so all fails."""
+        self._failure = self._failure or error
+
+    # -- locks -----------------------------------------------------------------------------------
+
+    async def lock(self, grounds: Grounds, actor_type: ActorType, key: str) -> LockTurn:
+        """Take an actor, if the transaction does not hold it yet."""
+        lock = self._asked.get((actor_type, key))
+        if lock is None:
+            lock = self._ask(grounds, actor_type, key)
+        if not lock.is_granted:
+            await lock.wait()
+        return lock
+
+    def _ask(self, grounds: Grounds, actor_type: ActorType, key: str) -> LockTurn:
+        self._set_out(grounds)
+        address = (actor_type, key)
+        self.addresses.add(address)
+        target = grounds.activation(actor_type, key)
+        self._refuse_deadlock(target)
+        lock = LockTurn(
+            None,  # type: ignore[arg-type]  # there is no method
+            None,  # type: ignore[arg-type]
+            self.deadline_s,
+            parent=self.home,
+            waits_for=self.waits_for,
+            target=target,
+            address=address,
+            on_settled=self._settled,
+            one_by_one=asyncio.Lock(),
+        )
+        self._asked[address] = lock
+        for waits_for in self._waiting_lists():
+            waits_for.append(target)
+        grounds.submit(actor_type, key, lock)
+        return lock
+
+    def _set_out(self, grounds: Grounds) -> None:
+        """With the first actor comes the process, with its clock and its limits."""
+        if self.grounds is None:
+            self.grounds = grounds
+            loop, when = asyncio.get_running_loop(), self._timeout.when()
+            if self.home is not None:
+                self.deadline_s = self.home.deadline_s
+            elif when is None:
+                when = loop.time() + grounds.limits.call_timeout_s
+                self._timeout.reschedule(when)
+            if when is not None:
+                self.deadline_s = min(self.deadline_s, grounds.now_s() + when - loop.time())
+        elif self.grounds is not grounds:
+            raise TransactionError("a transaction cannot hold actors of two Apps")
+
+    def _waiting_lists(self) -> Iterator[list[Activation]]:
+        """Where others look for what this transaction waits for."""
+        yield self.waits_for
+        if self.home is not None:
+            self.home.waits_for = self.home.waits_for or []
+            yield self.home.waits_for
+
+    def _settled(self, lock: LockTurn) -> None:
+        for waits_for in self._waiting_lists():
+            waits_for.remove(lock.target)
+        if not lock.is_granted:
+            del self._asked[lock.address]
+            return
+        self._held[lock.activation] = lock
+        if self.waits_for:
+            # it waits for several at once: what it has got now may be what one of those waits for
+            for other in list(self._asked.values()):
+                if not other.is_granted:
+                    try:
+                        self._refuse_deadlock(other.target)
+                    except TransactionConflictError as error:
+                        other.fail(error)
+
+    def _refuse_deadlock(self, target: Activation) -> None:
+        """Raise CycleError if our own call chain holds it, and TransactionConflictError if it waits
+        for what that chain or this transaction holds."""
+        chain = {} if self.home is None else {one.activation: one for one in self.home.holders()}
+        path: list[Any] = []
+        if target in chain:
+            raise CycleError(f"{target} waits for the call chain that this transaction is in")
+        if leads_back(target, chain.keys() | self._held.keys(), path, set()):
+            self.is_cured_by_waiting = path[-1] in self._held
+            way = " → ".join(map(str, path))
+            raise TransactionConflictError(f"others wait for this transaction: {way}")
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def commit(self) -> "list[asyncio.Future[None]]":
+        """End the block well; returns what to wait for until all of it is durable."""
+        self.check()
+        if self._running or self.waits_for:
+            raise TransactionError("the block has ended, but not all calls in it; await them")
+        home = self.home
+        if home is not None and (home.request_id is not None or home.is_delivery):
+            self._is_kept = True
+            return []
+        return self._commit_with_home()
+
+    def save(self, turn: Turn) -> None:
+        """Commit in the middle of the turn that has opened it, if its block has ended."""
+        if not self._is_kept or turn is not self.home:
+            raise TransactionError(f"{turn}: save() in a transaction; its end commits everything")
+        self.check()
+        self._commit_with_home()
+
+    def _commit_with_home(self) -> "list[asyncio.Future[None]]":
+        home = self.home
+        if home is not None:
+            if home.effects is not None and home.effects.forget:
+                raise TransactionError(f"{home}: forget() in its own transaction; do it after")
+            _, changed = home.activation.end_call(home, None)
+            if changed or home.effects is not None:
+                home.activation.join(home)
+                return self._joined(home.activation.commit)
+        return self._joined(None)
+
+    def join(self, commit: GroupCommit) -> None:
+        """Commit with the end of the turn that has opened it, which has joined already."""
+        self._joined(commit)
+
+    def _joined(self, commit: GroupCommit | None) -> "list[asyncio.Future[None]]":
+        for activation, lock in self._held.items():
+            if lock.is_written:
+                activation.join(lock, lock.records.values())
+                commit = activation.commit
+        everyone = list(self._held)
+        if self.home is not None:
+            everyone.append(self.home.activation)
+        # of several commits each is waited for: those that read may have seen of both
+        commits = {one.commit for one in everyone} if commit is None else {commit}
+        if commit is not None and len(everyone) > 1:
+            commit.links.append(everyone)
+        durable = []
+        for one in commits:
+            if one is not None:
+                waiter = asyncio.get_running_loop().create_future()
+                one.hold_future(waiter, *everyone)
+                durable.append(waiter)
+        self._is_over = True
+        self._let_go()
+        return durable
+
+    def roll_back(self) -> None:
+        """Undo everything, unless it has ended already. Calls that still run are cut off; the last
+        of them lets go."""
+        if self._is_over:
+            return
+        self._is_over = True
+        home = self.home
+        if home is not None and not home.finished and home.activation.dead is None:
+            home.activation.put_back(self._home_before)
+            home.effects = self._effects_before
+        for lock in list(self._asked.values()):
+            lock.fail(NotRunningError("the transaction has ended"))
+        for turn in self._running:
+            turn.is_cut_off = True
+            turn.task.cancel()
+        if not self._running:
+            self._roll_back_others()
+
+    def _roll_back_others(self) -> None:
+        for lock in self._held.values():
+            lock.roll_back()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.home is not None:
+            self.home.transaction = None
+        for lock in self._held.values():
+            lock.release()
