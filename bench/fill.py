@@ -17,11 +17,11 @@ def fill(data: Path, model_key: str, count: int) -> int:
 
 
 async def _fill(data: Path, model_key: str, count: int) -> int:
-    from perdure.store.api import ActorWrite, Batch
+    from perdure.store.api import ActorSchema, ActorWrite, Batch
     from perdure.store.sqlite import SqliteStore
 
     store = SqliteStore(data)
-    await store.open(["cart"])
+    await store.open([ActorSchema("cart")])
     try:
         model = await store.load("cart", model_key)
         assert model is not None, f"{model_key} was not stored as a cart"

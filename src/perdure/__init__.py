@@ -7,20 +7,27 @@ Layers, each importing only those below it (a test enforces it):
 This module is the whole public API for applications; `perdure.testing` is the one for their tests.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from perdure.actor.block import transaction
+from perdure.actor.collections import Log, Map
+from perdure.actor.indexes import indexed, unique
 from perdure.actor.model import (
     Actor,
     Caller,
     anyone,
     expose,
     interleave,
+    live,
     owner,
     read,
     relaxed,
     signed_in,
 )
+from perdure.actor.query import Page, Row, Selection
+from perdure.actor.reference import watch
+from perdure.actor.schema import migrate
 from perdure.base.errors import (
     BadArgumentsError,
     ConflictError,
@@ -57,7 +64,18 @@ from perdure.base.errors import (
 from perdure.base.limits import Limits
 
 if TYPE_CHECKING:
+    from perdure.runtime.outlets import Delivery
     from perdure.web.app import App
+    from perdure.web.live_client import LiveClient
+    from perdure.web.outlets import Mail, Webhooks
+
+_WEB = {
+    "App": "perdure.web.app",
+    "Delivery": "perdure.runtime.outlets",
+    "LiveClient": "perdure.web.live_client",
+    "Mail": "perdure.web.outlets",
+    "Webhooks": "perdure.web.outlets",
+}
 
 __version__ = "0.1.0"
 
@@ -70,21 +88,29 @@ __all__ = [
     "CycleError",
     "DeadlineError",
     "DefinitionError",
+    "Delivery",
     "DomainError",
     "ForbiddenError",
     "InvalidKeyError",
     "LimitError",
     "Limits",
+    "LiveClient",
+    "Log",
+    "Mail",
+    "Map",
     "MethodNotAllowedError",
     "NewerStateError",
     "NotFoundError",
     "NotRunningError",
     "NotSignedInError",
     "OverloadedError",
+    "Page",
     "PerdureError",
     "ReadOnlyError",
     "RequestReusedError",
     "RequestRunningError",
+    "Row",
+    "Selection",
     "StateTooLargeError",
     "StoppingError",
     "StoreBrokenError",
@@ -97,21 +123,25 @@ __all__ = [
     "TransactionError",
     "UnencodableError",
     "UniqueError",
+    "Webhooks",
     "anyone",
     "expose",
+    "indexed",
     "interleave",
+    "live",
+    "migrate",
     "owner",
     "read",
     "relaxed",
     "signed_in",
     "transaction",
+    "unique",
+    "watch",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the web tier with the first use of `App`: code that only defines actors is spared it."""
-    if name == "App":
-        from perdure.web.app import App
-
-        return App
+    """Load the upper layers with the first use: code that only defines actors is spared them."""
+    if name in _WEB:
+        return getattr(import_module(_WEB[name]), name)
     raise AttributeError(f"module 'perdure' has no attribute {name!r}")

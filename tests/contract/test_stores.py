@@ -4,18 +4,43 @@ import asyncio
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from perdure.base.errors import ConflictError
-from perdure.store.api import Batch, RequestRecord, Store
+from perdure.store.api import (
+    ActorSchema,
+    ActorWrite,
+    Batch,
+    Committed,
+    Condition,
+    Deferral,
+    Message,
+    Query,
+    RequestRecord,
+    Store,
+    Stream,
+    Timer,
+    TimerPlace,
+)
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
-from perdure.testing.store_contract import TYPES, StoreContract, batch, record, write
+from perdure.testing.store_contract import StoreContract
+from perdure.testing.store_contract_base import (
+    EMAIL,
+    TYPES,
+    batch,
+    entry,
+    message,
+    record,
+    timer,
+    write,
+)
 
 
 class TestMemoryStore(StoreContract):
@@ -35,19 +60,60 @@ class TestSqliteStore(StoreContract):
 
 
 KEYS = st.sampled_from(["a", "b", "ä", "😀", "a/b"])
-STATES = st.sampled_from([b"{}", b'{"n":1}', '"ä"'.encode(), b'"' + b"x" * 5000 + b'"'])
-Row = tuple[int, bytes]
+STATES = st.sampled_from(
+    [
+        None,  # the actor goes
+        b"{}",
+        b'{"n":1}',
+        '"ä"'.encode(),
+        b'"' + b"x" * 5000 + b'"',
+        b'{"email":"x"}',
+        b'{"email":"y"}',
+        b'{"email":"z"}',
+    ]
+)
+NAMES = st.sampled_from(["m", "n", "😀"])
+DUE = st.none() | st.integers(0, 20)
+SEARCHED = [ActorSchema("cart", fields=["email"], indexes=[EMAIL]), ActorSchema("order")]
+EVER: TimerPlace = (-1, "", "", "")
+
+
+class Effects(NamedTuple):
+    """What a batch holds beside writes and records; numbers choose among the messages there are."""
+
+    sent: list[tuple[str, str, int | None]]
+    taken: set[int]
+    deferred: dict[int, int | None]
+    timers: dict[tuple[str, str], int | None]  # None: cancelled
+    entries: dict[tuple[str, str], bytes | None]
+
+
+EFFECTS = st.builds(
+    Effects,
+    st.lists(st.tuples(KEYS, KEYS, DUE), max_size=3),
+    st.sets(st.integers(0, 5), max_size=2),
+    st.dictionaries(st.integers(0, 5), DUE, max_size=2),
+    st.dictionaries(st.tuples(KEYS, NAMES), DUE, max_size=3),
+    st.dictionaries(st.tuples(KEYS, NAMES), st.none() | st.just(b"1") | st.just(b"2"), max_size=3),
+)
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """One store beside a dict. A commit with several rows, right or wrong, is all or nothing."""
+    """One store beside dicts. A commit of many things, right or wrong, is all or nothing.
+
+    What it refuses for a unique field is only checked to be possible; the contract has the rule.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.rows: dict[tuple[str, str], Row] = {}
+        self.rows: dict[tuple[str, str], tuple[int, bytes]] = {}
         self.records: dict[tuple[str, str, str], tuple[int, RequestRecord]] = {}
+        self.messages: dict[int, Message] = {}
+        self.timers: dict[tuple[str, str], Timer] = {}
+        self.entries: dict[tuple[str, str], bytes] = {}
         self.now_ms = 0
+        self.last_id = 0
         self.begin()
 
     def begin(self) -> None:
@@ -59,33 +125,137 @@ class StoreMachine(RuleBasedStateMachine):
     store: Any
 
     @rule(
-        entries=st.dictionaries(st.tuples(st.sampled_from(TYPES), KEYS), STATES, max_size=6),
+        states=st.dictionaries(st.tuples(st.sampled_from(TYPES), KEYS), STATES, max_size=6),
         ids=st.sets(st.tuples(KEYS, st.sampled_from("rst")), max_size=2),
+        effects=EFFECTS,
+        group=st.sampled_from([0, 0, 1]),
         wrong=st.sampled_from([0, 0, 0, 1, -1]),
     )
     def commit(
-        self, entries: dict[tuple[str, str], bytes], ids: set[tuple[str, str]], wrong: int
+        self,
+        states: dict[tuple[str, str], bytes | None],
+        ids: set[tuple[str, str]],
+        effects: Effects,
+        group: int,
+        wrong: int,
     ) -> None:
         self.now_ms += 1
         writes = [
-            write(key, self._version(name, key) + 1, state, name)
-            for (name, key), state in entries.items()
+            write(key, self._version(name, key) + 1, state, name, group=group)
+            for (name, key), state in states.items()
+            if state is not None or (name, key) in self.rows
         ]
         if wrong and writes:
             last = writes[-1]
-            writes[-1] = write(last.key, last.version + wrong, last.state, last.actor_type)
+            writes[-1] = msgspec.structs.replace(last, version=last.version + wrong)
         records = [record(key, request_id) for key, request_id in sorted(ids)]
-        taken = any(("cart", r.key, r.request_id) in self.records for r in records)
-        refused = (wrong and writes) or taken
-        if refused:
+        going = {one.key for one in writes if one.state is None and one.actor_type == "cart"}
+        wanted = self._batch(writes, records, effects, going)
+        answered = any(("cart", r.key, r.request_id) in self.records for r in records)
+        if (wrong and writes) or answered:
             with pytest.raises(ConflictError):
-                self._run(self.store.commit(batch(*writes, *records, at_ms=self.now_ms)))
+                self._run(self.store.commit(wanted))
             return
-        self._run(self.store.commit(Batch(writes, records, self.now_ms)))
-        for one in writes:
-            self.rows[one.actor_type, one.key] = (one.version, one.state)
-        for kept in records:
-            self.records["cart", kept.key, kept.request_id] = (self.now_ms, kept)
+        committed = self._run(self.store.commit(wanted))
+        refused = {(one.actor_type, one.key) for one in committed.refused}
+        self._check_refusals(wanted, committed)
+        self._apply(wanted, committed, refused)
+
+    def _batch(
+        self,
+        writes: list[ActorWrite],
+        records: list[RequestRecord],
+        effects: Effects,
+        going: set[str],
+    ) -> Batch:
+        there = list(self.messages.values())
+        chosen = {n: there[n] for n in range(len(there)) if n < 6}
+        timers = {at: due for at, due in effects.timers.items() if at[0] not in going}
+        return batch(
+            *writes,
+            *records,
+            *[message(x, y, f"{self.now_ms}", due) for x, y, due in effects.sent],
+            *[
+                Deferral(chosen[n].id, n, due, f"{n}")
+                for n, due in effects.deferred.items()
+                if n in chosen and n not in effects.taken
+            ],
+            *[timer(key, name, due) for (key, name), due in timers.items() if due is not None],
+            *[entry(*at, one) for at, one in effects.entries.items() if at[0] not in going],
+            at_ms=self.now_ms,
+            taken=[chosen[n] for n in sorted(effects.taken) if n in chosen],
+            cancelled=[("cart", *at) for at, due in timers.items() if due is None],
+        )
+
+    def _check_refusals(self, wanted: Batch, committed: Committed) -> None:
+        owners = {row[1]: key for (name, key), row in self.rows.items() if name == "cart"}
+        writes = {(one.actor_type, one.key): one for one in wanted.writes}
+        claimed = [one.state for one in wanted.writes if one.actor_type == "cart"]
+        for one in committed.refused:
+            refused = writes[one.actor_type, one.key]
+            if one.field:
+                assert (one.actor_type, one.field) == ("cart", "email")
+                assert b"email" in (refused.state or b"")
+                is_taken = owners.get(refused.state or b"", one.key) != one.key
+                assert is_taken or claimed.count(refused.state) > 1
+            else:
+                assert refused.group
+        if committed.refused and wanted.writes[0].group:
+            assert len(committed.refused) == len(wanted.writes)
+
+    def _apply(self, wanted: Batch, committed: Committed, refused: set[tuple[str, str]]) -> None:
+        self._apply_writes(wanted, refused)
+        self._apply_messages(wanted, committed, refused)
+        for set_one in wanted.timers:
+            if ("cart", set_one.key) not in refused:
+                self.timers[set_one.key, set_one.name] = set_one
+        for name, key, timer_name in wanted.cancelled:
+            if (name, key) not in refused:
+                self.timers.pop((key, timer_name), None)
+        for put in wanted.entries:
+            if ("cart", put.key) in refused:
+                continue
+            self.entries.pop((put.key, put.entry), None)
+            if put.value is not None:
+                self.entries[put.key, put.entry] = put.value
+
+    def _apply_writes(self, wanted: Batch, refused: set[tuple[str, str]]) -> None:
+        for one in wanted.writes:
+            at = (one.actor_type, one.key)
+            if at in refused:
+                continue
+            if one.state is not None:
+                self.rows[at] = (one.version, one.state)
+                continue
+            del self.rows[at]
+            if one.actor_type == "cart":
+                self.timers = {at: x for at, x in self.timers.items() if at[0] != one.key}
+                self.entries = {at: x for at, x in self.entries.items() if at[0] != one.key}
+        for kept in wanted.requests:
+            if ("cart", kept.key) not in refused:
+                self.records["cart", kept.key, kept.request_id] = (self.now_ms, kept)
+
+    def _apply_messages(
+        self, wanted: Batch, committed: Committed, refused: set[tuple[str, str]]
+    ) -> None:
+        for taken in wanted.taken:
+            if ("cart", taken.stream.receiver_key) not in refused:
+                del self.messages[taken.id]
+        for deferral in wanted.deferred:
+            self.messages[deferral.message_id] = msgspec.structs.replace(
+                self.messages[deferral.message_id],
+                attempts=deferral.attempts,
+                due_at_ms=deferral.due_at_ms,
+                error=deferral.error,
+            )
+        for sent, given in zip(wanted.sent, committed.message_ids, strict=True):
+            assert (given == 0) == (("cart", sent.stream.sender_key) in refused)
+            if given:
+                assert given > self.last_id
+                self.last_id = given
+                self.messages[given] = msgspec.structs.replace(
+                    sent, id=given, sent_at_ms=self.now_ms
+                )
 
     @precondition(lambda self: self.records)
     @rule(age=st.integers(0, 5), limit=st.integers(1, 3))
@@ -112,6 +282,41 @@ class StoreMachine(RuleBasedStateMachine):
         for key, (_, kept) in self.records.items():
             assert self._run(self.store.find_request(*key)) == kept
 
+    @invariant()
+    def has_the_messages_of_the_model(self) -> None:
+        streams: dict[Stream, list[Message]] = {}
+        for one in self.messages.values():
+            if one.due_at_ms is not None:
+                streams.setdefault(one.stream, []).append(one)
+        found = self._run(self.store.streams(100))
+        assert dict(found) == {stream: inside[0].due_at_ms for stream, inside in streams.items()}
+        assert [due for _, due in found] == sorted(due for _, due in found)
+        for stream, inside in streams.items():
+            assert self._run(self.store.messages(stream, 0, 100)) == inside
+        dead = [one for one in self.messages.values() if one.due_at_ms is None]
+        assert self._run(self.store.dead_letters(0, 100)) == dead
+
+    @invariant()
+    def has_the_timers_and_entries_of_the_model(self) -> None:
+        timers = sorted(self.timers.values(), key=lambda one: (one.due_at_ms, one.key, one.name))
+        assert self._run(self.store.timers(EVER, 1_000, 100)) == timers
+        for key in {key for kind, key in self.rows if kind == "cart"}:
+            of_actor = {one.name: one for one in timers if one.key == key}
+            loaded = self._run(self.store.load("cart", key)).timers
+            assert {one.name: one for one in loaded} == of_actor
+        for key in ("a", "b", "ä", "😀", "a/b"):
+            expected = sorted((name, x) for (at, name), x in self.entries.items() if at == key)
+            assert self._run(self.store.entries("cart", key, "lines")) == expected
+            assert self._run(self.store.count_entries("cart", key, "lines")) == len(expected)
+
+    @invariant()
+    def shares_no_unique_value(self) -> None:
+        has_one = Query("cart", [Condition(EMAIL, "ne", None)])
+        found = [row.state for row in self._run(self.store.query(has_one))]
+        assert len(set(found)) == len(found)
+        emails = [row for (kind, _), (_, row) in self.rows.items() if kind == "cart"]
+        assert sorted(found) == sorted(one for one in emails if b"email" in one)
+
     def _version(self, name: str, key: str) -> int:
         return self.rows.get((name, key), (0, b""))[0]
 
@@ -129,11 +334,11 @@ class StoreMachine(RuleBasedStateMachine):
 class MemoryMachine(StoreMachine):
     def begin(self) -> None:
         self.store = MemoryStore()
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SEARCHED))
 
     def reopen(self) -> None:
         self._run(self.store.close())
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SEARCHED))
 
 
 class SqliteMachine(StoreMachine):
@@ -144,12 +349,12 @@ class SqliteMachine(StoreMachine):
         self.place = self.root / "0"
         self.crashes = 0
         self.store = SqliteStore(self.place)
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SEARCHED))
 
     def reopen(self) -> None:
         self._run(self.store.close())
         self.store = SqliteStore(self.place)
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SEARCHED))
 
     @rule()
     def crash(self) -> None:
@@ -159,7 +364,7 @@ class SqliteMachine(StoreMachine):
         self._run(self.store.close())
         self.place = copy
         self.store = SqliteStore(copy)
-        self._run(self.store.open(TYPES))
+        self._run(self.store.open(SEARCHED))
 
     def teardown(self) -> None:
         super().teardown()

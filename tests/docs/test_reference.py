@@ -14,7 +14,7 @@ from tests.docs.documents import DOCUMENTS, ROOT, name_of
 import perdure
 from perdure import DomainError, Limits, PerdureError, testing
 from perdure.cli import failures
-from perdure.store import sqlite_file
+from perdure.store import sqlite_file, sqlite_tables
 from perdure.web import problems, request_head
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -75,14 +75,14 @@ def test_every_problem_of_the_web_server_is_in_the_reference() -> None:
 def test_the_store_format_is_the_code() -> None:
     text = (REFERENCE / "store.md").read_text()
     database = sqlite3.connect(":memory:")
-    database.executescript(sqlite_file.actor_table_sql("cart") + ";" + sqlite_file._REQUEST_TABLE)
+    database.executescript(sqlite_tables.actor_table_sql("cart") + ";" + sqlite_tables._COMMON)
     sections = {"cart": "## A table for each", "perdure_request": "## `perdure_request`"}
     for table, heading in sections.items():
         section = text.partition(heading)[2].partition("\n## ")[0]
         for _, column, *_ in database.execute(f"PRAGMA table_info({table})"):
             assert f"`{column}`" in section
     assert f"{sqlite_file.APPLICATION_ID:#x}" in text
-    assert f"`user_version` {sqlite_file.FORMAT}" in text
+    assert f"`user_version` {sqlite_tables.FORMAT}" in text
 
 
 def help_of(*command: str) -> str:
@@ -110,7 +110,7 @@ def commands() -> list[tuple[str, ...]]:
 def test_every_command_and_option_is_in_the_reference() -> None:
     text = (REFERENCE / "command-line.md").read_text()
     listed = commands()
-    assert len(listed) == 8
+    assert len(listed) == 9
     for command in listed:
         heading = f"## `perdure {' '.join(command)}"
         assert heading in text

@@ -21,14 +21,17 @@ class Planted:
 _ACTIVATION, _COMMITTER = "actor/activation.py", "runtime/committer.py"
 _SQLITE, _FILE, _ROUTE = "store/sqlite.py", "store/sqlite_file.py", "web/actor_route.py"
 _GATE = "tests/unit/actor/test_gate.py"
+_MESSAGES = "tests/unit/runtime/test_messages.py"
+_TIMERS = "tests/unit/runtime/test_timers.py"
+_UNIQUE = "tests/unit/runtime/test_unique.py"
 _SQLITE_TEST = "tests/unit/store/test_sqlite.py"
 
 PLANTED = (
     Planted(
         "replies leave before the commit",
         _COMMITTER,
-        "            await self._store.commit(",
-        "            commit.open()\n            await self._store.commit(",
+        "            committed = await self._store.commit(",
+        "            commit.open()\n            committed = await self._store.commit(",
         "tests/faults/test_kills.py::test_a_kill_at_every_point_of_a_commit_is_survived[before_fsync]",
     ),
     Planted(
@@ -41,7 +44,7 @@ PLANTED = (
     Planted(
         "the answer to an idempotency key is not committed",
         _ACTIVATION,
-        "        commit.records.append(record)",
+        "        commit.records.append((self, record))",
         "        pass",
         "tests/faults/test_kills.py::test_a_kill_at_every_point_of_a_commit_is_survived[after_fsync]",
     ),
@@ -61,7 +64,7 @@ PLANTED = (
     ),
     Planted(
         "the version is not checked",
-        _SQLITE,
+        "store/sqlite_batch.py",
         """ AND "{name}".version = new.column3 - 1'""",
         "'",
         "tests/contract/test_stores.py::TestSqliteStore::test_only_the_next_version_is_taken",
@@ -152,16 +155,16 @@ PLANTED = (
     ),
     Planted(
         "another request under the same idempotency key gets the old answer",
-        _ACTIVATION,
-        "        if record.fingerprint != _fingerprint(turn):",
-        "        if False:",
+        "actor/answers.py",
+        "    if record.fingerprint != _fingerprint(turn):",
+        "    if False:",
         "tests/unit/actor/test_idempotency.py::test_another_request_under_the_same_id_is_refused",
     ),
     Planted(
         "an interleaving turn does not wait for its actor",
         "actor/interleaving.py",
-        "        if activation.running is None:",
-        "        if True:",
+        "    if activation.running is None:",
+        "    if True:",
         "tests/unit/actor/test_interleave.py"
         "::test_a_stretch_never_sees_the_half_done_work_of_another_turn",
     ),
@@ -178,5 +181,82 @@ PLANTED = (
         "            await check_access(access, caller, key)",
         "            pass",
         "tests/unit/runtime/test_asgi_app.py::test_access_rules",
+    ),
+    Planted(
+        "a known idempotency key is run again",
+        _ACTIVATION,
+        "                    if isinstance(known, RequestRecord):",
+        "                    if False:",
+        "tests/unit/actor/test_idempotency.py::test_a_repeat_has_no_effect_and_gets_the_first_answer",
+    ),
+    Planted(
+        "messages are not written with their turn",
+        _ACTIVATION,
+        "        for message in effects.sent:",
+        "        for message in effects.sent[:0]:",
+        f"{_MESSAGES}::test_messages_arrive_in_order_and_once",
+    ),
+    Planted(
+        "a message that was delivered stays in the store",
+        _ACTIVATION,
+        "            commit.taken.append((self, effects.taken))",
+        "            pass",
+        f"{_MESSAGES}::test_messages_arrive_in_order_and_once",
+    ),
+    Planted(
+        "a message that fails lets the next one pass",
+        "runtime/outbox.py",
+        "        self._make_room()\n        self._park(line, wait_s)",
+        "        self._next(line)",
+        f"{_MESSAGES}::test_a_failing_message_holds_its_own_line_only",
+    ),
+    Planted(
+        "timers are in memory only",
+        "actor/gate.py",
+        "            timers=[timer for timer in timers.values() if timer is not None],",
+        "            timers=[],",
+        f"{_TIMERS}::test_a_timer_survives_a_restart_and_being_late",
+    ),
+    Planted(
+        "a timer fires early",
+        "runtime/scheduler.py",
+        "self._heap[0][0] <= now_ms and",
+        "self._heap[0][0] <= now_ms + 5_000 and",
+        f"{_TIMERS}::test_set_again_moves_and_cancel_cancels",
+    ),
+    Planted(
+        "a timer that has fired is not taken away",
+        "runtime/scheduler.py",
+        "        effects_of(self).timers[timer.name] = following(timer, self.activation.wall_ms())",
+        "        effects_of(self)",
+        f"{_TIMERS}::test_a_timer_fires_when_it_is_due_and_not_before",
+    ),
+    Planted(
+        "a timer fires although it was cancelled",
+        "runtime/scheduler.py",
+        "        if current is None or current.due_at_ms != timer.due_at_ms:",
+        "        if False:",
+        f"{_TIMERS}::test_set_again_moves_and_cancel_cancels",
+    ),
+    Planted(
+        "an actor that forgets itself keeps its row",
+        _ACTIVATION,
+        "            commit.states[self] = None\n",
+        "",
+        "tests/unit/runtime/test_expiry.py::test_a_forgotten_actor_starts_from_its_defaults",
+    ),
+    Planted(
+        "a refused turn is told that it succeeded",
+        _COMMITTER,
+        "            self._refuse(commit, committed.refused)",
+        "            pass",
+        f"{_UNIQUE}::test_the_second_is_refused_by_field_and_leaves_nothing",
+    ),
+    Planted(
+        "what is linked with a refused actor stays",
+        "actor/gate.py",
+        "                    errors.setdefault(other, errors[activation])",
+        "                    pass",
+        f"{_UNIQUE}::test_what_is_refused_takes_what_is_linked_with_it_along",
     ),
 )

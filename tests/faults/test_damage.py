@@ -1,6 +1,7 @@
 """Files that were cut, zeroed, overwritten or swapped: an error with a name, or the whole truth."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from random import Random
 
+import apsw
 import pytest
 from tests.faults.lab import Client, Died, Oracle, Server, load, note, run, seeded
 
@@ -38,8 +40,9 @@ def _zero(content: bytes, at: int, random: Random) -> bytes:
 
 
 def _garbage(content: bytes, at: int, random: Random) -> bytes:
-    size = random.choice([1, 64, PAGE])
-    return content[:at] + random.randbytes(min(size, len(content) - at)) + content[at + size :]
+    size = min(random.choice([1, 64, PAGE]), len(content) - at)
+    first = bytes([content[at] ^ random.randrange(1, 256)])  # a byte that differs in any case
+    return content[:at] + first + random.randbytes(size - 1) + content[at + size :]
 
 
 def _flip(content: bytes, at: int, random: Random) -> bytes:
@@ -99,13 +102,28 @@ def test_a_damaged_database_never_tells_a_lie(
     for number in range(FILES):
         data = tmp_path / str(number)
         shutil.copytree(tmp_path / "folded", data)
-        at = random.randrange(len(folded))
-        (data / "perdure.db").write_bytes(damage(folded, at, random))  # type: ignore[operator]
+        content = folded
+        # the first is hit in the newest state of an actor; the others anywhere, which may be a page
+        # that nothing uses
+        places = _newest_state(data, folded) if number == 0 else [random.randrange(len(folded))]
+        for at in reversed(places):
+            content = damage(content, at, random)  # type: ignore[operator]
+        (data / "perdure.db").write_bytes(content)
         # the start itself writes the header's page to the WAL, which may mend it
         verdicts[_verdict(data, oracle, prefix_is_fine=False)] += 1
     assert verdicts["all there"] < FILES
     name = damage.__name__.strip("_")  # type: ignore[attr-defined]
     note(f"Damage to the database: {name}", f"{FILES} files", _told(verdicts))
+
+
+def _newest_state(data: Path, content: bytes) -> list[int]:
+    """Where the file has the end of one actor's state, which no older version shares: in its row,
+    and perhaps in space that the row has left behind."""
+    with closing(apsw.Connection(str(data / "perdure.db"))) as database:
+        [(state,)] = database.execute("SELECT state FROM ledger LIMIT 1").fetchall()
+    places = [match.start() for match in re.finditer(re.escape(state[-30:].encode()), content)]
+    assert places
+    return places
 
 
 @pytest.mark.parametrize(

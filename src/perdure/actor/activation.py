@@ -15,13 +15,15 @@ Invariants:
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
+from perdure.actor.answers import encoded_by, record_of, reply_of
 from perdure.actor.effects import Effects, EntryName
 from perdure.actor.gate import GroupCommit
+from perdure.actor.host import Host, Watcher
 from perdure.actor.interleaving import Stretches
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Actor, current_turn
@@ -30,6 +32,7 @@ from perdure.base import points
 from perdure.base.codec import encode
 from perdure.base.errors import (
     DeadlineError,
+    NewerStateError,
     OverloadedError,
     PerdureError,
     ReadOnlyError,
@@ -38,40 +41,12 @@ from perdure.base.errors import (
     StateTooLargeError,
     StoppingError,
     StoreError,
-    StoreFormatError,
     UnencodableError,
 )
 from perdure.base.limits import Limits
 from perdure.store.api import RequestRecord, StoredActor, Timer
 
 log = logging.getLogger("perdure.actor")
-
-
-class Host(Protocol):
-    """What an activation needs of the process it lives in."""
-
-    limits: Limits
-    outlets: Mapping[str, Any]  # where messages can be sent to, besides actors
-    now_s: Callable[[], float]  # monotonic
-    wall_ms: Callable[[], int]
-
-    def join_commit(self) -> GroupCommit:
-        """The group commit that is filling up; it will be written without further asking."""
-        ...
-
-    def find_request(
-        self, activation: "Activation", request_id: str
-    ) -> RequestRecord | Awaitable[RequestRecord | None] | None:
-        """The stored answer to an idempotency key; at once, where the store never waits."""
-        ...
-
-    def flush_later(self, activation: "Activation", loss_max_s: float) -> None:
-        """Call `activation.flush()` within that time."""
-        ...
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` as a task that the process keeps a reference to."""
-        ...
 
 
 class Activation:
@@ -92,6 +67,7 @@ class Activation:
         "forgetting",
         "key",
         "loading",
+        "newer",
         "records",
         "relaxed",
         "resuming",
@@ -101,6 +77,7 @@ class Activation:
         "touched",
         "updated_at_ms",
         "version",
+        "watcher",
     )
 
     def __init__(self, host: Host, actor_type: ActorType, key: str) -> None:
@@ -111,6 +88,7 @@ class Activation:
         self.encoded = b""
         self.version = 0  # of the newest commit that holds it, durable or not
         self.commit: GroupCommit | None = None  # the newest not yet durable commit with a state
+        self.newer = False  # newer code wrote the state: it may be read, not written
         self.loading = True
         self.dead: BaseException | None = None
         self.running: Turn | None = None  # the turn that holds the actor
@@ -126,11 +104,17 @@ class Activation:
         self.forgetting: GroupCommit | None = None  # the commit that takes the actor away
         self.updated_at_ms = 0  # of the newest durable commit
         self.touched = True  # since the last sweep
+        self.watcher: Watcher | None = None
         self._mailbox: deque[Turn] | None = None  # most actors never need one
         self._warned = False
 
     def __str__(self) -> str:
         return f"{self.actor_type.actor_class.__name__}({self.key!r})"
+
+    @property
+    def host(self) -> Host:
+        """The process it lives in."""
+        return self._host
 
     @property
     def limits(self) -> Limits:
@@ -155,12 +139,7 @@ class Activation:
             self.encoded = encode(self.actor)
             self.updated_at_ms = self._host.wall_ms()
         else:
-            try:
-                self.actor = self.actor_type.decode_state(stored.state)
-            except msgspec.MsgspecError as error:
-                raise StoreFormatError(
-                    f"the stored state of {self} does not fit the class: {error}"
-                ) from error
+            self.actor, self.newer = self.actor_type.decode_stored(stored)
             # not the stored bytes: fields that were added since would look like a change
             self.encoded = encode(self.actor)
             self.version = stored.version
@@ -176,6 +155,8 @@ class Activation:
         waiting, self._mailbox = self._mailbox, None
         for turn in waiting or ():
             turn.fail(error)
+        if self.watcher is not None:
+            self.watcher.changed()
 
     @property
     def is_idle(self) -> bool:
@@ -200,6 +181,9 @@ class Activation:
             return
         if self.running is None and not self._mailbox and not self.loading:
             self._run(turn)
+            return
+        if self.dead is not None:  # it could not be loaded
+            turn.fail(self.dead)
             return
         if self._mailbox is None:
             self._mailbox = deque()
@@ -314,7 +298,7 @@ class Activation:
     def _finish(self, turn: Turn, result: Any) -> None:
         points.reach("after_turn")
         try:
-            body = _encoded(turn, result)
+            body = encoded_by(turn, result)
             written = self._take_state(turn)
         except PerdureError as error:
             self._undo(turn, error)
@@ -353,7 +337,9 @@ class Activation:
 
     def _take_state(self, turn: Turn) -> bool:
         """Make the actor's memory the state to commit; returns whether it changed."""
-        encoded = _encoded(turn, self.actor)
+        encoded = encoded_by(turn, self.actor)
+        if self.newer and (turn.request_id or turn.effects or encoded != self.encoded):
+            raise self._newer_state()  # here, where the turn can be undone
         if turn.effects is not None and turn.method.read:
             raise ReadOnlyError(f"{turn} is a @read method, but it had effects")
         if encoded == self.encoded:
@@ -364,11 +350,13 @@ class Activation:
         if len(encoded) > limits.state_bytes_warn:
             self._check_size(turn, len(encoded))
         try:
-            self.actor_type.decode_state(encoded)
+            decoded = self.actor_type.decode_state(encoded)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise UnencodableError(
                 f"{turn} left a state that could not be read back: {error}"
             ) from None
+        if self.actor_type.check is not None:
+            self.actor_type.check(decoded)
         self.encoded = encoded
         return True
 
@@ -383,7 +371,8 @@ class Activation:
     def _is_touch_due(self, ttl_ms: int) -> bool:
         """A call keeps an actor from expiring. Writing that down at most ten times per life costs
         little; a write for every read would not."""
-        return self._host.wall_ms() - self.updated_at_ms > ttl_ms // 10
+        age_ms = self._host.wall_ms() - self.updated_at_ms
+        return age_ms > ttl_ms // 10 and not self.newer
 
     def _undo(self, turn: Turn, error: BaseException) -> None:
         """Put memory back to before the turn, and let the error out through the gate."""
@@ -411,7 +400,12 @@ class Activation:
     # -- committing ------------------------------------------------------------------------------
 
     def _join_commit(self, effects: Effects | None = None) -> GroupCommit:
-        """Put the state, and effects, into the group commit that is filling up."""
+        """Put the state, and effects, into the group commit that is filling up.
+
+        Raises NewerStateError.
+        """
+        if self.newer:
+            raise self._newer_state()  # for paths that do not come by `_take_state`
         commit = self._host.join_commit()
         if self.commit is not commit:
             self.commit = commit
@@ -452,6 +446,12 @@ class Activation:
         elif self.timers is not None:
             self.timers.pop(name, None)
 
+    def _newer_state(self) -> NewerStateError:
+        return NewerStateError(
+            f"newer code wrote {self}, or its class lost a field without @migrate: it can be read, "
+            "but a write would lose what this code does not know"
+        )
+
     def committed(self, commit: GroupCommit) -> None:
         """`commit`, which held this actor, is durable."""
         self.updated_at_ms = commit.at_ms
@@ -462,6 +462,8 @@ class Activation:
             self.entries = {at: item for at, item in self.entries.items() if item[0] is not commit}
         if self.forgetting is commit:
             self._start_anew()
+        if self.watcher is not None:
+            self.watcher.changed()
 
     def _start_anew(self) -> None:
         """The row is gone: be as an actor that never was."""
@@ -556,11 +558,11 @@ class Activation:
 
     def end_call(self, turn: Turn, result: Any) -> tuple[bytes, bool]:
         """End one call of a transaction: its result as JSON, and whether it changed anything."""
-        return _encoded(turn, result), self._take_state(turn)
+        return encoded_by(turn, result), self._take_state(turn)
 
     def snapshot(self, turn: Turn) -> bytes:
         """The state as it is in the middle of a turn, to come back to; raises UnencodableError."""
-        encoded = _encoded(turn, self.actor)
+        encoded = encoded_by(turn, self.actor)
         try:
             self.actor_type.decode_state(encoded)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -583,32 +585,3 @@ class Activation:
         commit = self._join_commit(effects)
         for record in records:
             self.remember(commit, record)
-
-
-def _encoded(turn: Turn, value: Any) -> bytes:
-    try:
-        return encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        # RecursionError: a list that holds itself
-        raise UnencodableError(f"{turn}: JSON cannot hold this: {error}") from error
-
-
-def _fingerprint(turn: Turn) -> bytes:
-    return encode((turn.method.name, turn.arguments))
-
-
-def record_of(turn: Turn, request_id: str, body: bytes) -> RequestRecord:
-    """What is remembered of the answer to an idempotency key."""
-    activation = turn.activation
-    return RequestRecord(
-        activation.actor_type.name, activation.key, request_id, _fingerprint(turn), body
-    )
-
-
-def reply_of(record: RequestRecord, turn: Turn) -> bytes:
-    """The remembered answer; raises RequestReusedError when it is that of another request."""
-    if record.fingerprint != _fingerprint(turn):
-        raise RequestReusedError(
-            f"{turn}: idempotency key {turn.request_id!r} came before with another request"
-        )
-    return record.reply

@@ -27,6 +27,7 @@ class Effects(msgspec.Struct, eq=False):
     taken: Message | None = None  # the message this turn delivers
     timers: dict[str, Timer | None] = {}  # None: cancelled
     entries: dict[EntryName, bytes | None] = {}  # None: taken away
+    entries_bytes: int = 0  # of their values
     forget: bool = False  # the actor goes with this turn
 
 
@@ -66,3 +67,20 @@ def send(
     activation = turn.activation
     stream = Stream(activation.actor_type.name, activation.key, *receiver)
     sent.append(Message(stream, method, arguments, new_id(), caller, due_at_ms=0))
+
+
+def put_entry(turn: "Turn", limits: Limits, at: EntryName, value: bytes | None) -> None:
+    """Put an entry of a collection, or take it away; raises LimitError when this turn has written
+    too many, or too much."""
+    effects = effects_of(turn)
+    entries = effects.entries
+    if len(entries) >= limits.entries_per_turn_max and at not in entries:
+        raise LimitError(f"{turn} has written {len(entries)} entries; a turn may write no more")
+    size = effects.entries_bytes + len(value or b"") - len(entries.get(at) or b"")
+    if size > limits.entries_bytes_per_turn_max:
+        raise LimitError(
+            f"{turn} would write {size} bytes of entries; "
+            f"at most {limits.entries_bytes_per_turn_max} fit into a turn"
+        )
+    effects.entries_bytes = size
+    entries[at] = value

@@ -62,12 +62,26 @@ def send_to_actor(
     _send(turn, (method.actor_type.name, key), method.name, arguments)
 
 
-def send_to_outlet(turn: "Turn", outlet: str, values: dict[str, Any]) -> None:
-    """Add a message to an outlet; raises BadArgumentsError, LimitError, UnencodableError."""
-    if outlet not in turn.activation.outlets:
-        known = ", ".join(sorted(turn.activation.outlets)) or "none"
-        raise BadArgumentsError(f"the App has no outlet {outlet!r}; it has: {known}")
-    _send(turn, (OUTLET + outlet, ""), "", _encode(turn, values))
+class OutletSender:
+    """What a turn sends to the outlets of its App."""
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, turn: "Turn") -> None:
+        self._turn = turn
+
+    def send(self, outlet: str, **values: Any) -> None:
+        """Hand something to an outlet once this turn has committed.
+
+        Tried again until the outlet takes it, under an id that stays the same, and in the order in
+        which this actor sent it. Raises BadArgumentsError when the App has no such outlet,
+        LimitError, and UnencodableError.
+        """
+        turn, known = self._turn, self._turn.activation.outlets
+        if outlet not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise BadArgumentsError(f"the App has no outlet {outlet!r}; it has: {names}")
+        _send(turn, (OUTLET + outlet, ""), "", _encode(turn, values))
 
 
 def _send(turn: "Turn", receiver: tuple[str, str], method: str, arguments: bytes) -> None:

@@ -14,11 +14,19 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from perdure.actor.model import Actor, MethodOptions, options_of
+from perdure.actor.collection_fields import binding, collection_fields, refuse_collections
+from perdure.actor.indexes import compile_check, compile_indexes
+from perdure.actor.model import Actor, MethodOptions, live, options_of
 from perdure.actor.reference import Reference, Router, reference_class
+from perdure.actor.schema import Migrations, stored_name, ttl_ms
 from perdure.base.codec import decoder, encode
-from perdure.base.errors import BadArgumentsError, DefinitionError, UnencodableError
-from perdure.base.names import kebab_case, snake_case
+from perdure.base.errors import (
+    BadArgumentsError,
+    DefinitionError,
+    NotRunningError,
+    UnencodableError,
+)
+from perdure.base.names import kebab_case
 from perdure.store.api import ActorSchema
 
 _SUSPENDING = {"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "SEND", "YIELD_VALUE"}
@@ -106,26 +114,73 @@ class ActorType:
     def __init__(self, actor_class: type[Actor]) -> None:
         self.actor_class = actor_class
         self.route_name = kebab_case(actor_class.__name__)
-        self.name = snake_case(actor_class.__name__)
-        if self.name.startswith(("perdure_", "sqlite_")):
-            raise DefinitionError(f"{actor_class.__name__}: names in {self.name!r} are reserved")
+        self.name = stored_name(actor_class, actor_class.__perdure_options__)
+        self.ttl_ms = ttl_ms(actor_class, actor_class.__perdure_options__)
         _check_fields(actor_class)
-        self.ttl_ms: int | None = None
-        self.schema = ActorSchema(self.name)
         self.decode_state = _decoder(f"{actor_class.__name__}: its fields", actor_class)
+        self.collections = collection_fields(actor_class)
+        if self.collections:
+            self.decode_state = binding(self.decode_state, self.collections)
+        self.migrations = Migrations(actor_class, self.decode_state)
+        self.decode_stored = self.migrations.decode
+        self.indexes = compile_indexes(actor_class)
+        self.check = compile_check(actor_class, list(self.indexes.values()))
+        self.schema = ActorSchema(
+            self.name,
+            version=self.migrations.version,
+            fields=actor_class.__struct_encode_fields__,
+            indexes=tuple(index.field for index in self.indexes.values()),
+            expires=self.ttl_ms is not None,
+        )
         self.methods = {
             name: Method(self, name, function) for name, function in _functions(actor_class)
         }
+        self.on_expire = Method(self, "on_expire", actor_class.on_expire)
+        self.live_fields = self._live_fields()
         self._reference_class = reference_class(self)
 
     def reference(self, key: str, request_id: str | None) -> Reference:
         """What `Class.at(key)` gives."""
         return self._reference_class(key, request_id)
 
+    def _live_fields(self) -> Method | None:
+        """What returns all fields marked `live`, compiled like a written method, or None."""
+        hints = get_type_hints(self.actor_class, include_extras=True)
+        fields: list[Any] = [
+            (name, hints[name])
+            for name in self.actor_class.__struct_fields__
+            if live in getattr(hints[name], "__metadata__", ())
+        ]
+        if not fields:
+            return None
+        if "live" in self.methods:
+            raise DefinitionError(
+                f"{self.actor_class.__name__}.live: a class with live fields has no room for a "
+                f"method of that name, since both would be at /{self.route_name}/KEY/live"
+            )
+        view = msgspec.defstruct(f"{self.actor_class.__name__}Live", fields)
+
+        async def read_fields(actor):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+            return view(*[getattr(actor, name) for name, _ in fields])
+
+        read_fields.__annotations__["return"] = view
+        return Method(self, "live", live(read_fields))
+
     @property
     def is_bound(self) -> bool:
         """True while some node in this process runs this class."""
         return self._reference_class._router is not None
+
+    @property
+    def router(self) -> Router:
+        """Who runs this class; raises NotRunningError."""
+        router = self._reference_class._router
+        if router is None:
+            raise NotRunningError(
+                f"no App with {self.actor_class.__name__} runs in this process; "
+                f"use `async with app:` or `perdure run`"
+            )
+        return router
 
     def bind(self, router: Router | None) -> None:
         """Send calls through references to this router from now on; None: refuse them."""
@@ -153,8 +208,8 @@ def _functions(actor_class: type[Actor]) -> Iterator[tuple[str, Callable[..., An
         if name.startswith("_") or name in actor_class.__struct_fields__:
             continue
         member = inspect.getattr_static(actor_class, name)
-        if name in own and name != "on_expire":
-            if member is not inspect.getattr_static(Actor, name):
+        if name in own:
+            if name != "on_expire" and member is not inspect.getattr_static(Actor, name):
                 raise DefinitionError(
                     f"{actor_class.__name__}.{name}: that name belongs to Actor itself"
                 )
@@ -189,6 +244,7 @@ def _signature(
         hints = get_type_hints(function, include_extras=True)
     except Exception as error:  # annotations are expressions: they may raise anything
         raise DefinitionError(f"{label}: its annotations cannot be read: {error}") from error
+    refuse_collections(label, *hints.values())
     fields: list[Any] = []
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:

@@ -7,6 +7,7 @@ with AttributeError, so no state can be lost for want of a declaration.
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import msgspec
@@ -14,6 +15,8 @@ import msgspec
 from perdure.base.errors import NotRunningError
 
 if TYPE_CHECKING:
+    from perdure.actor.messages import OutletSender
+    from perdure.actor.query import Row, Selection
     from perdure.actor.timers import Timers
     from perdure.actor.turn import Turn
 
@@ -45,14 +48,49 @@ class MethodOptions(msgspec.Struct, frozen=True):
     read: bool = False
     interleave: bool = False
     loss_max_s: float | None = None  # not None: relaxed
+    live: bool = False
 
 
-class Actor(msgspec.Struct):
+class ClassOptions(msgspec.Struct, frozen=True):
+    """What the class statement said beside the fields; checked by `actor.schema`."""
+
+    name: str | None = None  # None: from the name of the class
+    ttl: timedelta | None = None
+
+
+class ActorMeta(msgspec.StructMeta):
+    """Takes Perdure's own keywords out of the class statement; msgspec refuses those it lacks."""
+
+    __perdure_options__: ClassOptions
+
+    # The class's name is positional-only, since `name=` is a keyword of ours.
+    def __new__(  # noqa: PYI034  # Self has no meaning in a metaclass
+        meta,
+        class_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        /,
+        *,
+        name: str | None = None,
+        ttl: timedelta | None = None,
+        **config: Any,
+    ) -> "ActorMeta":
+        made = super().__new__(meta, class_name, bases, namespace, **config)
+        made.__perdure_options__ = ClassOptions(name, ttl)  # of this class, not of subclasses
+        return made
+
+
+class Actor(msgspec.Struct, metaclass=ActorMeta, forbid_unknown_fields=True):
     """Base of every actor class: declare fields with types and defaults, and async methods.
 
     An actor is addressed by class and key, `Cart.at("alice")`, exists as soon as it is called, and
     keeps its fields through crashes and restarts. Its methods run one at a time, each as one turn:
     state changes are durable before the caller hears the result, and an exception undoes them.
+
+    `class Basket(Actor, name="cart", ttl=timedelta(days=30))`: both are optional, and subclasses do
+    not inherit them. `name` is what the class is stored under, in snake_case: a class keeps its
+    data when it gets another name, and its route follows the new one. `ttl`: an actor that was not
+    written for so long expires; at least one second.
     """
 
     @classmethod
@@ -69,22 +107,53 @@ class Actor(msgspec.Struct):
 
         return actor_type_of(cls).reference(key, request_id)  # type: ignore[return-value]
 
+    @classmethod
+    def where(cls, /, **conditions: Any) -> "Selection[Self]":
+        """The actors of this class whose fields fit, all of them without conditions.
+
+        Awaiting it gives one `Page`; `async for row in Order.where(…)` goes through all pages.
+        A condition is `field=value`, or compares with `field__ne`, `__lt`, `__le`, `__gt`, `__ge`,
+        or `__in` a list. Only fields marked `indexed` or `unique` can be searched by. `None` means
+        that there is no value. Sort with `order_by`; by default it is by key.
+
+        *Consistency:* finds committed state. A turn does not see its own changes in it, nor those
+        of other turns under way.
+
+        Raises BadArgumentsError here; NotRunningError, DeadlineError and StoreError when asked.
+        """
+        from perdure.actor.query import select  # the model is below its queries
+
+        return select(cls, conditions)
+
+    @classmethod
+    async def find(cls, /, **field: Any) -> "Row[Self] | None":
+        """The one actor that has this value in a `unique` field, as in `find(email="a@b.c")`.
+
+        *Consistency:* as with `where`. That nothing was found does not keep the value free; the
+        commit decides, with UniqueError.
+
+        Raises BadArgumentsError, NotRunningError, DeadlineError and StoreError.
+        """
+        from perdure.actor.query import find
+
+        return await find(cls, field)
+
     @property
     def key(self) -> str:
         """The key this actor is addressed by; only within a turn."""
-        return running_turn().activation.key
+        return _turn_of(self).activation.key
 
     @property
     def caller(self) -> Caller | None:
         """Who made the call this turn serves, or None if nobody signed in; only within a turn."""
-        return running_turn().caller
+        return _turn_of(self).caller
 
     async def save(self) -> None:
         """Commit the state as it is now, in the middle of a long turn, and wait for that.
 
         What comes before it is then kept, whatever becomes of the rest of the turn.
         """
-        turn = running_turn()
+        turn = _turn_of(self)
         await turn.activation.save(turn)
 
     @property
@@ -102,17 +171,14 @@ class Actor(msgspec.Struct):
         """The named timers of this actor; only within a turn."""
         from perdure.actor.timers import Timers
 
-        return Timers(running_turn())
+        return Timers(_turn_of(self))
 
-    def send(self, outlet: str, **values: Any) -> None:
-        """Hand something to an outlet of the App (a webhook, e-mail) after this turn has committed.
+    @property
+    def outbox(self) -> "OutletSender":
+        """Ways to the outside, such as webhooks: `self.outbox.send("mail", to=…)`, in a turn."""
+        from perdure.actor.messages import OutletSender
 
-        Tried again until the outlet takes it, under an id that stays the same, and in the order in
-        which this actor sent it. Raises BadArgumentsError when the App has no such outlet.
-        """
-        from perdure.actor.messages import send_to_outlet
-
-        send_to_outlet(running_turn(), outlet, values)
+        return OutletSender(_turn_of(self))
 
     def forget(self) -> None:
         """Let this actor go when the turn ends: its state, timers and collections are deleted.
@@ -121,7 +187,7 @@ class Actor(msgspec.Struct):
         """
         from perdure.actor.effects import effects_of
 
-        turn = running_turn()
+        turn = _turn_of(self)
         turn.activation.refuse_sharing(turn)
         effects_of(turn).forget = True
 
@@ -139,6 +205,16 @@ def running_turn() -> "Turn":
     if turn is None or turn.finished:  # finished: a task outlived the turn that began it
         raise NotRunningError(
             "key, caller, save() and the like exist only while an actor runs a method"
+        )
+    return turn
+
+
+def _turn_of(actor: Actor) -> "Turn":
+    turn = running_turn()
+    if turn.activation.actor is not actor:  # else `row.state.forget()` would be about the asker
+        raise NotRunningError(
+            f"this {type(actor).__name__} is not the one whose turn this is; if a query found it, "
+            "call it through `row.reference`"
         )
     return turn
 
@@ -169,6 +245,20 @@ def read(function: Function) -> Function:
     waits until what it saw is durable. A change it makes is undone and raises ReadOnlyError.
     """
     return _with_options(function, read=True)
+
+
+def live(function: Function) -> Function:
+    """Let clients watch what a method returns: its new result after every commit that changes it.
+
+    It implies `@read`. One result is for all who watch, so within it `self.caller` is None.
+
+    The same name marks a field, `status: Annotated[str, live] = "new"`: all fields marked so can be
+    watched together.
+
+    *Consistency:* a watcher sees committed states only, in their order, and the newest always; when
+    commits come faster than it can be told, it does not see each.
+    """
+    return _with_options(function, read=True, live=True)
 
 
 def interleave(function: Function) -> Function:

@@ -71,11 +71,15 @@ class Timers:
             raise LimitError(f"{turn}: timer {name!r}: every is shorter than {shortest_s} s")
         if name not in self._all() and len(self._all()) >= activation.limits.timers_max:
             raise LimitError(f"{turn}: {activation} has {activation.limits.timers_max} timers")
+        now_ms = activation.wall_ms()
+        due_at_ms = _due_at_ms(now_ms, after, at, every)
+        if turn.is_delivery:  # or one that sets itself off at once would never let go of the CPU
+            due_at_ms = max(due_at_ms, now_ms + math.ceil(shortest_s * 1000))
         effects_of(turn).timers[name] = Timer(
             activation.actor_type.name,
             activation.key,
             name,
-            _due_at_ms(activation.wall_ms(), after, at, every),
+            due_at_ms,
             call,
             encode(method.arguments_from_python((), arguments)),
             None if every is None else math.ceil(every.total_seconds() * 1000),

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from perdure.actor.activation import Activation, record_of, reply_of
+from perdure.actor.activation import Activation
+from perdure.actor.answers import record_of, reply_of
 from perdure.actor.effects import Effects, copy_of, same_effects
 from perdure.actor.gate import GroupCommit
 from perdure.actor.locks import JoinedTurn, LockTurn, refuse_inner_cycle

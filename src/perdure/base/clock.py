@@ -29,6 +29,10 @@ class Clock(Protocol):
         """Call back on the running event loop when that much time has passed."""
         ...
 
+    async def sleep(self, delay_s: float) -> None:
+        """Wait at least that long. For housekeeping, which may as well come later."""
+        ...
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -40,3 +44,6 @@ class SystemClock:
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Handle:
         return asyncio.get_running_loop().call_later(delay_s, callback)
+
+    async def sleep(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)

@@ -170,7 +170,10 @@ class StateTooLargeError(PerdureError):
 
 
 class LimitError(PerdureError):
-    """A turn did more of something than fits: messages, timers. The message names the limit."""
+    """A turn did more of something than fits: messages, timers, entries.
+
+    The message names the limit.
+    """
 
     status = 413
     kind = "limit"

@@ -13,6 +13,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     mailbox_depth_max: int = 1_000  # OverloadedError
     call_timeout_s: float = 30.0  # DeadlineError
     messages_per_turn_max: int = 1_000  # LimitError
+    entry_bytes_max: int = 1 << 20  # LimitError, as are all about entries of collections
+    entries_per_turn_max: int = 10_000  # that it writes
+    entries_bytes_per_turn_max: int = 64 << 20
+    entries_per_page_max: int = 1_000  # that are read at once
     timers_max: int = 1_000  # LimitError
     timer_every_min_s: float = 0.05  # no timer sets itself off more often: LimitError, or later
 
@@ -20,11 +24,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     awake_max: int = 100_000  # beyond it the longest idle actors are put to sleep
     idle_sleep_s: float = 300.0  # an actor nobody called for this long leaves memory
     uncommitted_turns_max: int = 20_000  # OverloadedError
+    query_rows_max: int = 1_000  # BadArgumentsError; in one page, and of values in one `__in`
     request_retention_s: float = 86_400.0  # how long an idempotency key is remembered
     deliveries_max: int = 1_000  # messages and timers whose turns are under way; others wait
-    delivery_attempts_max: int = 12  # then a dead letter; the waits between add up to 10 minutes
+    delivery_attempts_max: int = 12  # then a dead letter; the waits between add up to 6 minutes
     delivery_backoff_s: float = 0.25  # the first wait; each later one is twice as long
     delivery_backoff_max_s: float = 120.0
+
+    # live views
+    live_topics_max: int = 10_000  # OverloadedError; different views that are watched
+    live_subscribers_max: int = 20_000  # OverloadedError
+    live_heartbeat_s: float = 15.0  # a sign of life for proxies, and to find dead clients
 
     # the web server
     connections_max: int = 10_000  # 503, then close

@@ -1,6 +1,7 @@
 """`perdure check`: load an app and say what it is: actors, fields, routes, limits."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ def check_app(target: str, console: Console) -> None:
     default_access = "signed_in" if app.identify else "anyone"
     for actor_type in app.actor_types:
         name = actor_type.actor_class.__name__
-        console.print(f"{name}, stored in table {actor_type.name}", style="bold")
+        console.print(f"{name}, {_storage(actor_type)}", style="bold")
         print_columns(console, _fields(actor_type), indent=_INDENT)
         print_columns(console, _methods(actor_type, default_access), indent=_INDENT)
         console.print()
@@ -30,6 +31,12 @@ def check_app(target: str, console: Console) -> None:
     console.print()
     console.print("Limits, * where they are not the default", style="bold")
     print_columns(console, _limits(app.limits), indent=_INDENT)
+
+
+def _storage(actor_type: ActorType) -> str:
+    ttl_ms, version = actor_type.ttl_ms, actor_type.schema.version
+    expiry = f", expires after {timedelta(milliseconds=ttl_ms)}" if ttl_ms is not None else ""
+    return f"stored in table {actor_type.name}{f', version {version}' * (version > 1)}{expiry}"
 
 
 def _fields(actor_type: ActorType) -> Iterator[tuple[str, str]]:

@@ -63,17 +63,30 @@ def check(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
     ],
+    store: Annotated[
+        str | None, typer.Option(help="Compare with this store: sqlite:DIR or DIR.")
+    ] = None,
 ) -> None:
     """Load an app and print its actors, fields, routes and limits.
 
-    Nothing is started and no store is opened.
+    Nothing is started. With --store, say instead whether the app fits what is stored there; that
+    works while the server runs.
 
-    Example: perdure check app.py
+    Example: perdure check app.py --store data
     """
     from perdure.cli.check import check_app
     from perdure.cli.tables import console_for_output
 
-    check_app(target, console_for_output())
+    if store is None:
+        check_app(target, console_for_output())
+        return
+    from perdure.cli.check_store import check_store
+    from perdure.cli.failures import DATA_DAMAGED
+    from perdure.cli.loading import load_app
+    from perdure.cli.state_migrate import directory_of
+
+    if not check_store(load_app(target), directory_of(store), console_for_output()):
+        raise typer.Exit(DATA_DAMAGED)
 
 
 @cli.command()
@@ -207,6 +220,34 @@ def import_(
 
     count = import_state(data, file, replace=replace, notes=console_for_notes())
     typer.echo(f"imported {_actors(count)}", err=True)
+
+
+@state.command()
+def migrate(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only try, write nothing.")] = False,
+    data: _Data = _DEFAULT_DATA,
+    store: Annotated[
+        str | None, typer.Option(help="Store URL instead of --data: sqlite:DIR")
+    ] = None,
+) -> None:
+    """Bring every actor to the version of its class now; stop the server first.
+
+    Without this, each is migrated when it wakes and written at its next change. A run that was cut
+    off can be started again. A row that fails is named, and the others go on.
+
+    Example: perdure state migrate app.py --dry-run
+    """
+    from perdure.cli.failures import DATA_DAMAGED
+    from perdure.cli.state_migrate import directory_of, migrate_state
+    from perdure.cli.tables import console_for_notes, console_for_output
+
+    directory = data if store is None else directory_of(store)
+    consoles = (console_for_output(), console_for_notes())
+    if not migrate_state(target, directory, consoles, dry_run=dry_run):
+        raise typer.Exit(DATA_DAMAGED)
 
 
 def _actors(count: int) -> str:

@@ -15,7 +15,7 @@ from perdure.base.errors import (
 )
 
 USAGE = 2
-DATA_DAMAGED = 65  # EX_DATAERR: the store is damaged, foreign or newer
+DATA_DAMAGED = 65  # EX_DATAERR: the store is damaged, foreign or newer, or does not fit the app
 NO_INPUT = 66  # EX_NOINPUT: no such file, type or key
 UNAVAILABLE = 69  # EX_UNAVAILABLE: the address is taken
 APP_BROKEN = 70  # EX_SOFTWARE: the app did not start

@@ -29,10 +29,11 @@ _BATCH_LINES = 1_000
 _LINE_BYTES_MAX = 64 << 20
 
 _Version = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_SchemaVersion = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _TimeMs = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]  # to the end of year 9999
 
 
-class ActorLine(msgspec.Struct, forbid_unknown_fields=True):
+class ActorLine(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One line of an export."""
 
     type: str
@@ -41,6 +42,7 @@ class ActorLine(msgspec.Struct, forbid_unknown_fields=True):
     created_at_ms: _TimeMs
     updated_at_ms: _TimeMs
     state: msgspec.Raw  # byte for byte, so that numbers keep their form
+    schema: _SchemaVersion = 1  # of the class that wrote it; else its migrations would run again
 
 
 _line_decoder = decoder(ActorLine)
@@ -146,7 +148,8 @@ def _read_line(line: bytes) -> tuple[str, StoredActor]:
     state = bytes(read.state)
     _state_decoder.decode(state)
     key = normalize_key(read.key, KEY_BYTES_MAX)
-    return read.type, StoredActor(key, state, read.version, read.created_at_ms, read.updated_at_ms)
+    times = (read.created_at_ms, read.updated_at_ms)
+    return read.type, StoredActor(key, state, read.version, *times, schema=read.schema)
 
 
 def _lines(reader: SqliteReader, names: Iterable[str]) -> Iterator[bytes]:
@@ -163,7 +166,9 @@ def _line(name: str, actor: StoredActor) -> bytes:
     if b"\n" in state:  # between tokens, where a store that was imported may have some
         state = msgspec.json.format(state, indent=-1)
     times = (actor.created_at_ms, actor.updated_at_ms)
-    return encode(ActorLine(name, actor.key, actor.version, *times, msgspec.Raw(state))) + b"\n"
+    raw = msgspec.Raw(state)
+    line = ActorLine(name, actor.key, actor.version, *times, raw, schema=actor.schema)
+    return encode(line) + b"\n"
 
 
 def _counted(file: BinaryIO, progress: Progress, task: Any) -> Iterator[bytes]:

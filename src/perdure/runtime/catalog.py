@@ -3,7 +3,8 @@
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-from perdure.actor.activation import Activation, Host
+from perdure.actor.activation import Activation
+from perdure.actor.host import Host, Watcher
 from perdure.actor.methods import ActorType
 from perdure.base.errors import PerdureError, StoreError
 from perdure.store.api import Store
@@ -18,6 +19,7 @@ class Catalog:
         self._host = host
         self._store = store
         self._awake: dict[ActorType, dict[str, Activation]] = {}
+        self._watchers: dict[tuple[ActorType, str], Watcher] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._awake.values()))
@@ -38,11 +40,22 @@ class Catalog:
         activation = awake.get(key)
         if activation is None or activation.dead is not None:
             activation = awake[key] = Activation(self._host, actor_type, key)
+            activation.watcher = self._watchers.get((actor_type, key))
             if self._store.reads_never_wait:
                 in_place(self._load(activation))
             else:
                 self._host.spawn(self._load(activation))
         return activation
+
+    def watch(self, actor_type: ActorType, key: str, watcher: Watcher | None) -> None:
+        """Tell `watcher` of every commit of this actor, however often it sleeps; None: nobody."""
+        if watcher is None:
+            self._watchers.pop((actor_type, key), None)
+        else:
+            self._watchers[actor_type, key] = watcher
+        activation = self._awake.get(actor_type, {}).get(key)
+        if activation is not None:
+            activation.watcher = watcher
 
     async def _load(self, activation: Activation) -> None:
         try:

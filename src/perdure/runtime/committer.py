@@ -7,8 +7,8 @@ order in which they were begun.
 Failure: a commit that failed takes with it every commit behind it, since those may build on states
 that will never be. All their activations are thrown away, and all callers get the error.
 
-Refusal: when the store leaves actors out of a commit, because a unique value is another's, only they
-and those linked with them are thrown away, here and in the commit behind.
+Refusal: when the store leaves actors out of a commit, because a unique value is another's, they and
+those linked with them are thrown away, here and in the commit behind; the others stay.
 """
 
 import asyncio

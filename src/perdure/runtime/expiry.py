@@ -69,9 +69,7 @@ class Expiry:
                     await self._sweep(actor_type, self._clock.wall_ms() - ttl_ms)
                 except StoreError as error:
                     log.warning("expiry not swept", extra={"error": str(error)})
-            woken = asyncio.Event()
-            self._clock.call_later(every_s, woken.set)
-            await woken.wait()
+            await self._clock.sleep(every_s)
 
     async def _sweep(self, actor_type: ActorType, before_ms: int) -> None:
         while keys := await self._store.expired(actor_type.name, before_ms, _AT_ONCE):
@@ -81,7 +79,7 @@ class Expiry:
                 return  # each was called just now, or refuses to go: look again later
 
     def _expire(self, actor_type: ActorType, key: str, before_ms: int) -> "asyncio.Future[bool]":
-        method = actor_type.methods["on_expire"]
+        method = actor_type.on_expire
         turn = ExpiryTurn(
             method,
             method.arguments_from_json(b"{}"),

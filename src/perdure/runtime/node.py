@@ -7,7 +7,15 @@ stop:   refuse new calls → let running turns end → write the last commit →
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 from perdure.actor.activation import Activation
@@ -28,10 +36,12 @@ from perdure.base.limits import Limits
 from perdure.runtime.catalog import Catalog, in_place
 from perdure.runtime.committer import Committer
 from perdure.runtime.expiry import Expiry
+from perdure.runtime.live import LiveHub
+from perdure.runtime.live_pull import watch_results
 from perdure.runtime.outbox import Outbox
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.scheduler import Scheduler
-from perdure.store.api import RequestRecord, Store
+from perdure.store.api import Query, RequestRecord, Store, StoredActor
 
 log = logging.getLogger("perdure.node")
 
@@ -75,6 +85,7 @@ class Node:
         self.outlets = outlets or {}
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
+        self.live = LiveHub(self, self._catalog.watch)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = False
 
@@ -115,6 +126,7 @@ class Node:
     async def stop(self, drain_s: float | None = None) -> None:
         """Refuse new calls, give running turns `drain_s` seconds to end, commit, and close."""
         self._running = False
+        self.live.stop()
         self._outbox.stop()
         self._scheduler.stop()
         await _cancel(self._background)
@@ -203,6 +215,12 @@ class Node:
         finally:
             parent.waits_for.remove(target)
 
+    def watch(
+        self, method: Method, key: str, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Follow a live method from Python; see `Router.watch`."""
+        return watch_results(self.live, method, key, positional, named)
+
     async def _answer(self, turn: LocalTurn) -> bytes:
         try:
             left_s = max(turn.deadline_s - self._clock.monotonic_s(), 0)
@@ -212,6 +230,19 @@ class Node:
             if not timeout.expired():
                 raise  # the method's own
             raise DeadlineError(f"{turn} did not answer before its deadline") from None
+
+    async def query(self, query: Query) -> list[StoredActor]:
+        """Look at what is committed; see `Router.query`."""
+        if not self._running and current_turn.get() is None:
+            raise StoppingError("this process is stopping")
+        limit_s = self.limits.call_timeout_s
+        try:
+            async with asyncio.timeout(limit_s) as timeout:
+                return await self.store.query(query)
+        except TimeoutError:
+            if not timeout.expired():
+                raise  # the store's own
+            raise DeadlineError(f"the query took longer than {limit_s:g} s") from None
 
     # -- what activations need -------------------------------------------------------------------
 
@@ -223,6 +254,32 @@ class Node:
     ) -> RequestRecord | Awaitable[RequestRecord | None] | None:
         finding = self.store.find_request(activation.actor_type.name, activation.key, request_id)
         return in_place(finding) if self.store.reads_never_wait else finding
+
+    def entry(self, activation: Activation, field: str, entry: str) -> Awaitable[bytes | None]:
+        return self.store.entry(activation.actor_type.name, activation.key, field, entry)
+
+    def entries(
+        self,
+        activation: Activation,
+        field: str,
+        *,
+        start: str,
+        end: str | None,
+        limit: int,
+        descending: bool,
+    ) -> Awaitable[list[tuple[str, bytes]]]:
+        return self.store.entries(
+            activation.actor_type.name,
+            activation.key,
+            field,
+            start=start,
+            end=end,
+            limit=limit,
+            descending=descending,
+        )
+
+    def count_entries(self, activation: Activation, field: str) -> Awaitable[int]:
+        return self.store.count_entries(activation.actor_type.name, activation.key, field)
 
     def flush_later(self, activation: Activation, loss_max_s: float) -> None:
         self._clock.call_later(loss_max_s, activation.flush)
@@ -238,7 +295,7 @@ class Node:
         """An actor sleeps after one to two halves of `idle_sleep_s` without a call."""
         waited_s, every_s = 0.0, min(1.0, self.limits.idle_sleep_s / 2)
         while True:
-            await asyncio.sleep(every_s)
+            await self._clock.sleep(every_s)
             waited_s += every_s
             if len(self._catalog) > self.limits.awake_max:
                 self._catalog.shrink_to(self.limits.awake_max * 9 // 10)
@@ -248,7 +305,7 @@ class Node:
 
     async def _forget_requests(self) -> None:
         while True:
-            await asyncio.sleep(_FORGET_EVERY_S)
+            await self._clock.sleep(_FORGET_EVERY_S)
             before_ms = self._clock.wall_ms() - int(self.limits.request_retention_s * 1000)
             try:
                 while await self.store.forget_requests(before_ms, _FORGET_ROWS) == _FORGET_ROWS:
@@ -264,6 +321,7 @@ class Node:
         """Counters of this process since it started."""
         return {
             "awake": len(self._catalog),
+            "live_subscribers": self.live.subscribers,
             "commits": self._committer.commits,
             "turns_committed": self._committer.turns,
             "actors_expired": self._expiry.expired_total,

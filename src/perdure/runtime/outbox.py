@@ -127,7 +127,7 @@ class Outbox:
                 await self._look()
             except StoreError as error:
                 log.warning("messages not read", extra={"error": str(error)})
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await self._clock.sleep(_LOOK_EVERY_S)
 
     def stop(self) -> None:
         """Begin no delivery any more; what is left stays in the store."""
@@ -225,7 +225,7 @@ class Outbox:
         is_ours = isinstance(error, PerdureError) and error.status == 503  # not the message's fault
         line.attempts = max(line.attempts, message.attempts) + (not is_ours)
         told = f"{type(error).__name__}: {error}"[:500]
-        extra = {"message": message.id, "error": told, "attempts": line.attempts}
+        extra = {"message_id": message.id, "error": told, "attempts": line.attempts}
         if line.attempts >= limits.delivery_attempts_max:
             log.error("dead letter", extra=extra)
             self.dead_letters_total += 1
@@ -264,7 +264,10 @@ class Outbox:
         """Let go of the line's messages, and read them again after that time."""
         line.is_parked = True
         line.messages.clear()
-        self._clock.call_later(max(wait_s, 0), lambda: self._courier.spawn(self._resume(line)))
+        if wait_s <= 0:
+            self._courier.spawn(self._resume(line))
+        else:
+            self._clock.call_later(wait_s, lambda: self._courier.spawn(self._resume(line)))
 
     async def _resume(self, line: _Line) -> None:
         line.has_more = False

@@ -1,8 +1,9 @@
 """The scheduler: fires timers when they are due.
 
-The timers of the next minute are in memory, in a heap; the rest is in the store. `_horizon` is the
-place in the order of all timers up to which everything is in memory, so that one which is set now
-belongs into the heap exactly if it comes before it.
+The timers due next are in memory, in a heap, and the rest is in the store. `_horizon` is the place
+in the order of all timers up to which everything is in memory, so that one which is set now belongs
+into the heap exactly if it comes before it. When the heap has run empty the next ones are read;
+when it has grown too large the last ones are dropped from it.
 
 A timer in the heap may be out of date: moved, cancelled, or gone with its actor. Nobody looks for
 it there; the turn it makes asks the actor's own timers whether it is still wanted.
@@ -27,9 +28,11 @@ from perdure.store.api import Store, Timer, TimerPlace
 
 log = logging.getLogger("perdure.timers")
 
-_AHEAD_MS = 60_000  # how far into the future timers are held in memory
-_READ_AT_ONCE = 10_000
-_LOOK_EVERY_S = 20.0
+_IN_MEMORY = 10_000  # timers read at once; twice as many are held
+_ALARM_MAX_S = 60.0  # a wall clock may be moved meanwhile
+_TRY_AGAIN_S = 5.0
+_NEVER_MS = 1 << 62
+_END: TimerPlace = (_NEVER_MS, "", "", "")
 
 _Entry = tuple[int, int, Timer, int]  # when to fire, a tie-breaker, the timer, attempts so far
 
@@ -84,12 +87,12 @@ class Scheduler:
     async def run(self) -> None:
         """Read timers from the store, in time."""
         while True:
+            self._wants_more.clear()
             try:
                 await self._read()
             except StoreError as error:
                 log.warning("timers not read", extra={"error": str(error)})
-            self._wants_more.clear()
-            self._clock.call_later(_LOOK_EVERY_S, self._wants_more.set)
+                self._clock.call_later(_TRY_AGAIN_S, self._wants_more.set)
             await self._wants_more.wait()
 
     def stop(self) -> None:
@@ -99,16 +102,12 @@ class Scheduler:
             self._alarm.cancel()
 
     async def _read(self) -> None:
-        before_ms = self._clock.wall_ms() + _AHEAD_MS
         self._set_meanwhile = []
         try:
-            timers = await self._store.timers(self._horizon, before_ms, _READ_AT_ONCE)
+            timers = await self._store.timers(self._horizon, _NEVER_MS, _IN_MEMORY)
         finally:
             meanwhile, self._set_meanwhile = self._set_meanwhile, None
-        if len(timers) == _READ_AT_ONCE:
-            self._horizon = _place(timers[-1])
-        else:
-            self._horizon = max(self._horizon, (before_ms, "", "", ""))
+        self._horizon = _place(timers[-1]) if len(timers) == _IN_MEMORY else _END
         for timer in timers:
             self._push(timer.due_at_ms, timer, timer.attempts)
         for timer in meanwhile:  # one of them may be in the heap twice: it fires once
@@ -123,7 +122,16 @@ class Scheduler:
             if self._set_meanwhile is not None:
                 self._set_meanwhile.append(timer)
             self._set(timer)
+        if len(self._heap) > 2 * _IN_MEMORY:
+            self._drop_last()
         self._arm()
+
+    def _drop_last(self) -> None:
+        """Keep the timers that come first; those tried in vain before are among them."""
+        self._heap.sort(key=lambda entry: _place(entry[2]))
+        del self._heap[_IN_MEMORY:]
+        self._horizon = _place(self._heap[-1][2])
+        heapq.heapify(self._heap)
 
     def _set(self, timer: Timer) -> None:
         if _place(timer) <= self._horizon:
@@ -145,8 +153,8 @@ class Scheduler:
                 return
             self._alarm.cancel()
         self._alarm_at_ms = due_at_ms
-        wait_ms = max(due_at_ms - self._clock.wall_ms(), 0)
-        self._alarm = self._clock.call_later(wait_ms / 1000, self._on_alarm)
+        wait_s = max(due_at_ms - self._clock.wall_ms(), 0) / 1000
+        self._alarm = self._clock.call_later(min(wait_s, _ALARM_MAX_S), self._on_alarm)
 
     def _on_alarm(self) -> None:
         self._alarm = None
@@ -161,7 +169,7 @@ class Scheduler:
             self._under_way += 1
             room -= 1
             self._begin(timer, attempts)
-        if not self._heap and self._horizon[0] <= now_ms:
+        if not self._heap and self._horizon != _END:
             self._wants_more.set()
         if room > 0:  # else `done` goes on
             self._arm()
@@ -195,8 +203,6 @@ class Scheduler:
             # not at once: many end together, and one look is enough for them all
             self._alarm_at_ms = 0
             self._alarm = self._clock.call_later(0, self._on_alarm)
-        elif not self._heap and self._under_way == 0:
-            self._wants_more.set()
 
     def failed(self, turn: TimerTurn, error: BaseException) -> None:
         """Try again later; after too many attempts leave a dead letter, and the timer is over."""

@@ -21,7 +21,8 @@ class IndexedField(msgspec.Struct, frozen=True):
     """A top-level field of the state that can be searched by.
 
     `kind` says how its JSON is ordered: `plain` (text, numbers and booleans as they are), `time`
-    (RFC 3339 text in UTC, with or without a fraction of a second) or `decimal` (digits in a text).
+    (RFC 3339 text in UTC, with or without a fraction of a second) or `decimal` (digits in a text,
+    compared as floating point: the first fifteen count).
     """
 
     name: str

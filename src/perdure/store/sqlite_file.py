@@ -23,39 +23,18 @@ from perdure.base.errors import (
     StoreFullError,
     StoreLockedError,
 )
+from perdure.store.api import ActorSchema
+from perdure.store.sqlite_tables import FORMAT, create_tables
 from perdure.store.sqlite_wal import refuse_damaged_wal
 
 FILE_NAME = "perdure.db"
 # A commit writes whole pages. Small ones write less for the same rows: at 1 KiB instead of SQLite's
 # 4 KiB, commits of 32 rows out of 100,000 were 1.5 times as fast, and the CPU time fell alike.
 PAGE_BYTES = 1024
-FORMAT = 1  # `user_version`; raise it with every change to the tables, and migrate here
 APPLICATION_ID = 0x50455244  # "PERD"
 CHECK_BYTES_MAX = 32 << 20  # larger files would delay the start; row checksums guard them
 _HEADER_BYTES = 100
 BUSY_TIMEOUT_MS = 5_000  # for somebody who looks in with the sqlite3 shell
-
-_REQUEST_TABLE = """
-CREATE TABLE IF NOT EXISTS perdure_request (
-    actor_type TEXT NOT NULL, key TEXT NOT NULL, request_id TEXT NOT NULL,
-    fingerprint BLOB NOT NULL, reply BLOB NOT NULL, checksum INTEGER NOT NULL,
-    created_at_ms INTEGER NOT NULL,
-    PRIMARY KEY (actor_type, key, request_id)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS perdure_request_age ON perdure_request (created_at_ms);
-"""
-
-
-def actor_table_sql(actor_type: str) -> str:
-    """The table of one actor class; people read it with the sqlite3 shell."""
-    return f"""CREATE TABLE IF NOT EXISTS "{actor_type}" (
-    key TEXT NOT NULL PRIMARY KEY,
-    state TEXT NOT NULL,             -- JSON
-    version INTEGER NOT NULL,        -- how many commits made it
-    checksum INTEGER NOT NULL,       -- CRC-32 of key, version and state
-    created_at_ms INTEGER NOT NULL,
-    updated_at_ms INTEGER NOT NULL
-)"""
 
 
 class DirectoryLock:
@@ -99,10 +78,12 @@ class DirectoryLock:
             self._descriptor = -1
 
 
-def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) -> apsw.Connection:
+def open_database(
+    directory: Path, lock: DirectoryLock, schemas: Iterable[ActorSchema]
+) -> apsw.Connection:
     """Open, check, recover and, where needed, create the database; returns the writing connection.
 
-    Raises StoreBrokenError, StoreCorruptError, StoreFormatError or StoreFullError.
+    Raises StoreBrokenError, StoreCorruptError, StoreFormatError, StoreFullError or UniqueError.
     """
     path = directory / FILE_NAME
     size = path.stat().st_size if path.exists() else 0
@@ -124,7 +105,7 @@ def open_database(directory: Path, lock: DirectoryLock, names: Iterable[str]) ->
         connection.execute("PRAGMA cache_size = -16384")
         _recover(connection, path)
         _check_size(connection, path)
-        _create_tables(connection, names)
+        _create_tables(connection, schemas)
         _check_content(connection, path)
         _sync_directory(directory)
     except (apsw.IOError, OSError) as error:
@@ -205,13 +186,10 @@ def _number(connection: apsw.Connection, pragma: str) -> int:
     return value
 
 
-def _create_tables(connection: apsw.Connection, names: Iterable[str]) -> None:
+def _create_tables(connection: apsw.Connection, schemas: Iterable[ActorSchema]) -> None:
     with connection:  # one transaction: a crash leaves all of it or none
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
-        connection.execute(_REQUEST_TABLE)
-        for name in names:
-            connection.execute(actor_table_sql(name))
+        create_tables(connection, schemas)
 
 
 def _check_content(connection: apsw.Connection, path: Path) -> None:

@@ -14,11 +14,11 @@ from perdure.store.api import StoredActor
 from perdure.store.sqlite_file import (
     FILE_NAME,
     DirectoryLock,
-    actor_table_sql,
     open_database,
     store_error,
 )
 from perdure.store.sqlite_reader import ROW, row_checksum
+from perdure.store.sqlite_tables import actor_table_sql
 
 
 class SqliteImport:
@@ -70,6 +70,7 @@ class SqliteImport:
             row_checksum(actor.key, actor.version, actor.state),
             actor.created_at_ms,
             actor.updated_at_ms,
+            actor.schema,
         )
         if replace:
             # An answer that is remembered belongs to the state that goes: who sends that call again
@@ -80,7 +81,7 @@ class SqliteImport:
             )
         verb = "INSERT OR REPLACE" if replace else "INSERT"
         try:
-            self._execute(f'{verb} INTO "{actor_type}" ({ROW}) VALUES (?,?,?,?,?,?)', values)
+            self._execute(f'{verb} INTO "{actor_type}" ({ROW}) VALUES (?,?,?,?,?,?,?)', values)
         except apsw.ConstraintError:
             raise ConflictError(f"{actor_type}/{actor.key} is in the store already") from None
 

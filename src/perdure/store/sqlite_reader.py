@@ -6,15 +6,25 @@ its checksum before anybody sees it.
 
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 
 from perdure.base.errors import StoreCorruptError, StoreError
-from perdure.store.api import RequestRecord, StoredActor
+from perdure.store.api import (
+    Message,
+    Query,
+    RequestRecord,
+    StoredActor,
+    StoredSchema,
+    Stream,
+    Timer,
+    TimerPlace,
+)
 from perdure.store.sqlite_file import (
     BUSY_TIMEOUT_MS,
     FILE_NAME,
@@ -22,9 +32,13 @@ from perdure.store.sqlite_file import (
     refuse_short_file,
     store_error,
 )
+from perdure.store.sqlite_query import query_sql
 from perdure.store.sqlite_wal import refuse_damaged_wal
 
-ROW = "key, state, version, checksum, created_at_ms, updated_at_ms"
+ROW = "key, state, version, checksum, created_at_ms, updated_at_ms, schema"
+_STREAM = "sender_type, sender_key, receiver_type, receiver_key"
+_MESSAGE = f"{_STREAM}, method, arguments, uid, caller, due_at_ms, attempts, error, id, sent_at_ms"
+_TIMER = "actor_type, key, name, due_at_ms, method, arguments, every_ms, attempts"
 
 # What SQL may do here. `query_only` and a read-only file would still let VACUUM INTO and ATTACH
 # make files elsewhere.
@@ -72,7 +86,13 @@ class SqliteReader:
     def load(self, actor_type: str, key: str) -> StoredActor | None:
         """The last committed state, or None."""
         rows = self._all(f'SELECT {ROW} FROM "{actor_type}" WHERE key = ?', (key,))
-        return self._stored_actor(actor_type, rows[0]) if rows else None
+        if not rows:
+            return None
+        timers = self._all(
+            f"SELECT {_TIMER} FROM perdure_timer WHERE actor_type = ? AND key = ?",
+            (actor_type, key),
+        )
+        return self._stored_actor(actor_type, rows[0], tuple(map(_timer, timers)))
 
     def find_request(self, actor_type: str, key: str, request_id: str) -> RequestRecord | None:
         """The remembered answer to an idempotency key, or None."""
@@ -90,6 +110,14 @@ class SqliteReader:
                 f"{self._path}: a remembered answer of {actor_type}/{key} does not fit its checksum"
             )
         return record
+
+    def request_ids(self, name: tuple[str, str], limit: int) -> list[str]:
+        """Up to `limit` idempotency keys that an actor, by its type and key, has answered."""
+        rows = self._all(
+            "SELECT request_id FROM perdure_request WHERE actor_type = ? AND key = ? LIMIT ?",
+            (*name, limit),
+        )
+        return [request_id for (request_id,) in rows]
 
     def actor_tables(self) -> list[str]:
         """The names of all actor types that ever had a table here, sorted."""
@@ -111,6 +139,159 @@ class SqliteReader:
             f'SELECT {ROW} FROM "{actor_type}" WHERE key > ? ORDER BY key LIMIT ?', (after, limit)
         )
         return [self._stored_actor(actor_type, row) for row in rows]
+
+    def schemas(self) -> list[StoredSchema]:
+        """What is known of the stored classes."""
+        rows = self._all("SELECT actor_type, version, fields FROM perdure_schema")
+        return [
+            StoredSchema(name, version, msgspec.json.decode(fields))
+            for name, version, fields in rows
+        ]
+
+    def find(self, query: Query) -> list[StoredActor]:
+        """The actors that fit, in the order asked for."""
+        sql, values = query_sql(query, ROW)
+        return [self._stored_actor(query.actor_type, row) for row in self._all(sql, values)]
+
+    def expired(self, actor_type: str, before_ms: int, limit: int) -> list[str]:
+        """Keys of actors that were last written before that time, oldest first."""
+        rows = self._all(
+            f'SELECT key FROM "{actor_type}" WHERE updated_at_ms < ?'
+            " ORDER BY updated_at_ms LIMIT ?",
+            (before_ms, limit),
+        )
+        return [key for (key,) in rows]
+
+    # -- collections
+
+    def entry(self, actor_type: str, key: str, field: str, entry: str) -> bytes | None:
+        """The value of one entry, or None."""
+        rows = self._all(
+            "SELECT entry, value, checksum FROM perdure_entry"
+            " WHERE actor_type = ? AND key = ? AND field = ? AND entry = ?",
+            (actor_type, key, field, entry),
+        )
+        return self._entry_value(actor_type, key, field, rows[0]) if rows else None
+
+    def entries(
+        self,
+        at: tuple[str, str, str],
+        start: str,
+        end: str | None,
+        limit: int,
+        *,
+        descending: bool,
+    ) -> list[tuple[str, bytes]]:
+        """Entries of the collection `at` (actor type, key, field) from `start` on, before `end`."""
+        rows = self._all(
+            "SELECT entry, value, checksum FROM perdure_entry"
+            " WHERE actor_type = ? AND key = ? AND field = ? AND entry >= ?"
+            + ("" if end is None else " AND entry < ?")
+            + f" ORDER BY entry {'DESC' if descending else 'ASC'} LIMIT ?",
+            (*at, start, limit) if end is None else (*at, start, end, limit),
+        )
+        return [(row[0], self._entry_value(*at, row)) for row in rows]
+
+    def count_entries(self, actor_type: str, key: str, field: str) -> int:
+        """How many entries a collection has."""
+        [(count,)] = self._all(
+            "SELECT count(*) FROM perdure_entry WHERE actor_type = ? AND key = ? AND field = ?",
+            (actor_type, key, field),
+        )
+        assert isinstance(count, int)
+        return count
+
+    def _entry_value(self, actor_type: str, key: str, field: str, row: Any) -> bytes:
+        entry, value, checksum = row
+        encoded: bytes = value.encode()
+        if checksum != entry_checksum(actor_type, key, field, entry, encoded):
+            raise StoreCorruptError(
+                f"{self._path}: the entry {entry!r} of {actor_type}/{key}.{field} does not fit its "
+                "checksum"
+            )
+        return encoded
+
+    # -- messages and timers
+
+    def streams(self, limit: int) -> list[tuple[Stream, int]]:
+        """Streams with messages under way, and when the first message of each is due."""
+        rows = self._all(
+            # min() makes SQLite take the bare columns from the row that has it
+            f"SELECT {_STREAM}, due_at_ms, min(id) FROM perdure_message"
+            f" WHERE due_at_ms IS NOT NULL GROUP BY {_STREAM} ORDER BY due_at_ms LIMIT ?",
+            (limit,),
+        )
+        return [(Stream(*row[:4]), row[4]) for row in rows]
+
+    def last_message_id(self) -> int:
+        """The highest id that was ever given, or 0."""
+        [(last,)] = self._all(
+            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'perdure_message'"
+        )
+        assert isinstance(last, int)
+        return last
+
+    def messages(self, stream: Stream, after_id: int, limit: int) -> list[Message]:
+        """Messages of one stream that are under way, in order."""
+        rows = self._all(
+            f"SELECT {_MESSAGE} FROM perdure_message WHERE due_at_ms IS NOT NULL"
+            " AND sender_type = ? AND sender_key = ? AND receiver_type = ? AND receiver_key = ?"
+            " AND id > ? ORDER BY id LIMIT ?",
+            (*msgspec.structs.astuple(stream), after_id, limit),
+        )
+        return [_message(row) for row in rows]
+
+    def dead_letters(self, after_id: int, limit: int) -> list[Message]:
+        """Messages that were given up, by id."""
+        rows = self._all(
+            f"SELECT {_MESSAGE} FROM perdure_message WHERE due_at_ms IS NULL AND id > ?"
+            " ORDER BY id LIMIT ?",
+            (after_id, limit),
+        )
+        return [_message(row) for row in rows]
+
+    def timers(self, after: TimerPlace, before_ms: int, limit: int) -> list[Timer]:
+        """Timers behind a place in the order of all, due before that time."""
+        rows = self._all(
+            f"SELECT {_TIMER} FROM perdure_timer"
+            " WHERE (due_at_ms, actor_type, key, name) > (?, ?, ?, ?) AND due_at_ms < ?"
+            " ORDER BY due_at_ms, actor_type, key, name LIMIT ?",
+            (*after, before_ms, limit),
+        )
+        return [_timer(row) for row in rows]
+
+    # -- surveys, for tools
+
+    def versions(self, actor_type: str) -> dict[int, tuple[int, str]]:
+        """Of each class version that wrote rows: how many, and the key of the newest."""
+        # SQLite takes `key` from the row that has the maximum
+        rows = self._all(
+            "SELECT schema, count(*), max(updated_at_ms), key"
+            f' FROM "{actor_type}" GROUP BY schema ORDER BY schema'
+        )
+        return {schema: (count, key) for schema, count, _, key in rows}
+
+    def spread(self, actor_type: str, count: int) -> list[str]:
+        """The keys of all actors if they are few, else the first, the last, and `count` between.
+
+        Evenly and not at random, so that the next call gives the same.
+        """
+        [(first, last, low, high)] = self._all(
+            f'SELECT min(key), max(key), min(rowid), max(rowid) FROM "{actor_type}"'
+        )
+        if first is None:
+            return []
+        wanted = ",".join(map(str, range(low, high + 1, (high - low) // count + 1)))
+        rows = self._all(f'SELECT key FROM "{actor_type}" WHERE rowid IN ({wanted})')
+        return list(dict.fromkeys([first, last, *(key for (key,) in rows)]))
+
+    def duplicates(self, actor_type: str, field: str, limit: int) -> list[tuple[str, int]]:
+        """Up to `limit` values of a field, not null, that several actors have, with how many."""
+        return self._all(
+            f'SELECT json_extract(state, ?) AS value, count(*) FROM "{actor_type}"'
+            " WHERE value IS NOT NULL GROUP BY value HAVING count(*) > 1 LIMIT ?",
+            (f'$."{field}"', limit),
+        )
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -193,20 +374,42 @@ class SqliteReader:
         except apsw.Error as error:
             raise store_error(error, self._path) from error
 
-    def _stored_actor(self, actor_type: str, row: Any) -> StoredActor:
-        key, state, version, checksum, created_at_ms, updated_at_ms = row
+    def _stored_actor(self, actor_type: str, row: Any, timers: Sequence[Timer] = ()) -> StoredActor:
+        key, state, version, checksum, created_at_ms, updated_at_ms, schema = row
         encoded = state.encode()
         if checksum != row_checksum(key, version, encoded):
             raise StoreCorruptError(
                 f"{self._path}: the row of {actor_type}/{key} does not fit its checksum; it was "
                 "damaged, or edited by hand (use perdure state import for that)"
             )
-        return StoredActor(key, encoded, version, created_at_ms, updated_at_ms)
+        return StoredActor(key, encoded, version, created_at_ms, updated_at_ms, schema, timers)
+
+
+def _message(row: Any) -> Message:
+    sender_type, sender_key, receiver_type, receiver_key, method, arguments, uid, caller = row[:8]
+    return Message(
+        Stream(sender_type, sender_key, receiver_type, receiver_key),
+        method,
+        arguments.encode(),
+        uid,
+        None if caller is None else caller.encode(),
+        *row[8:],
+    )
+
+
+def _timer(row: Any) -> Timer:
+    actor_type, key, name, due_at_ms, method, arguments, every_ms, attempts = row
+    return Timer(actor_type, key, name, due_at_ms, method, arguments.encode(), every_ms, attempts)
 
 
 def row_checksum(key: str, version: int, state: bytes) -> int:
     """What the column `checksum` of an actor's row must hold."""
     return zlib.crc32(b"%d %b%b" % (version, key.encode(), state))
+
+
+def entry_checksum(actor_type: str, key: str, field: str, entry: str, value: bytes) -> int:
+    """What the column `checksum` of an entry of a collection must hold."""
+    return zlib.crc32(value, zlib.crc32(f"{actor_type} {key} {field} {entry}".encode()))
 
 
 def record_checksum(record: RequestRecord) -> int:

@@ -18,10 +18,10 @@ _Work = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any]"]
 class WriterThread:
     """A thread beside the event loop. `run` and `stop` belong to the loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self._work: SimpleQueue[_Work | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._serve, name="perdure-writer", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def run(self, function: Callable[..., Result], *values: Any) -> "asyncio.Future[Result]":

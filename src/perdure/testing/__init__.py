@@ -2,15 +2,20 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec
 
 from perdure.actor.model import Actor
+from perdure.base.clock import Clock
 from perdure.base.limits import Limits
+from perdure.runtime.outlets import Outlet
 from perdure.store.api import Store
 from perdure.store.memory import MemoryStore
+from perdure.testing.clock import VirtualClock
 from perdure.web.app import App
+
+__all__ = ["VirtualClock", "async_test", "running", "spin"]
 
 Parameters = ParamSpec("Parameters")
 
@@ -33,13 +38,17 @@ def async_test(
 
 @asynccontextmanager
 async def running(
-    *actors: type[Actor], store: str | Store | None = None, limits: Limits | None = None
+    *actors: type[Actor],
+    store: str | Store | None = None,
+    limits: Limits | None = None,
+    outlets: Mapping[str, Outlet] | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[App]:
     """An App of these classes that runs within the block.
 
     On a memory store of its own, unless given a store or the URL of one.
     """
-    app = App(*actors, store=store or MemoryStore(), limits=limits)
+    app = App(*actors, store=store or MemoryStore(), limits=limits, outlets=outlets, clock=clock)
     async with app:
         yield app
 

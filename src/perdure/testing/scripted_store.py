@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-from perdure.store.api import Batch, StoredActor
+from perdure.store.api import Batch, Committed, StoredActor
 from perdure.store.memory import MemoryStore
 
 
@@ -56,11 +56,11 @@ class ScriptedStore(MemoryStore):
             raise error
         return await super().load(actor_type, key)
 
-    async def commit(self, batch: Batch) -> None:
+    async def commit(self, batch: Batch) -> Committed:
         self.batches.append(batch)
         if self._holding:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             self._arrived.set()
             await waiter
-        await super().commit(batch)
+        return await super().commit(batch)

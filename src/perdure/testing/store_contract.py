@@ -6,84 +6,42 @@
 
 A *place* is what survives a restart: a directory, a server's address. `make_store` is called again
 with the same place to open the store anew. pytest collects the methods that begin with `test_`.
+The contract of queries needs hypothesis.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perdure.base.errors import ConflictError
-from perdure.store.api import ActorWrite, Batch, RequestRecord, Store, StoredActor
+import msgspec
 
-TYPES = ("cart", "order")
-STRANGE_KEYS = (
-    "a",
-    "A",
-    "ä",
-    "日本語",
-    "😀",
-    "a/b",
-    "a'b\"c",
-    "x; DROP TABLE cart",
-    "%",
-    "_",
-    " ",
-    "\u200b",
-    "\U0010ffff",
-    "k" * 512,
+from perdure.store.api import ActorSchema, Deferral, Store, StoredActor
+from perdure.testing.store_contract_base import (
+    SCHEMAS,
+    STRANGE_KEYS,
+    TYPES,
+    Item,
+    batch,
+    entry,
+    load,
+    message,
+    record,
+    refuses,
+    timer,
+    write,
 )
+from perdure.testing.store_contract_entries import EntryContract
+from perdure.testing.store_contract_messages import MessageContract
+from perdure.testing.store_contract_query import QueryContract
+from perdure.testing.store_contract_timers import TimerContract
+from perdure.testing.store_contract_unique import UniqueContract
+
+__all__ = ["SCHEMAS", "TYPES", "StoreContract", "batch", "record", "write"]
 
 
-def write(key: str, version: int, state: bytes = b"{}", actor_type: str = "cart") -> ActorWrite:
-    """One actor's new state."""
-    return ActorWrite(actor_type, key, state, version)
-
-
-def record(key: str, request_id: str, reply: bytes = b"1", actor_type: str = "cart") -> Any:
-    """One remembered answer."""
-    return RequestRecord(actor_type, key, request_id, b"print", reply)
-
-
-def batch(*items: ActorWrite | RequestRecord, at_ms: int = 1) -> Batch:
-    """A batch of writes and records, in any order."""
-    writes = [item for item in items if isinstance(item, ActorWrite)]
-    return Batch(writes, [item for item in items if isinstance(item, RequestRecord)], at_ms)
-
-
-Place = Any
-
-
-class StoreContract:
+class StoreContract(MessageContract, TimerContract, EntryContract, UniqueContract, QueryContract):
     """What every `Store` must do."""
-
-    def make_place(self, tmp_path: Path) -> Place:
-        """A fresh place for a store."""
-        raise NotImplementedError
-
-    def make_store(self, place: Place) -> Store:
-        """A store at this place, not yet opened."""
-        raise NotImplementedError
-
-    @asynccontextmanager
-    async def opened(self, place: Place) -> AsyncIterator[Store]:
-        """A store that is open within the block."""
-        store = self.make_store(place)
-        await store.open(TYPES)
-        try:
-            yield store
-        finally:
-            await store.close()
-
-    def run(self, tmp_path: Path, body: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
-        """Run `body` on a fresh open store."""
-
-        async def bounded() -> None:
-            async with asyncio.timeout(60), self.opened(self.make_place(tmp_path)) as store:
-                await body(store)
-
-        asyncio.run(bounded())
 
     # -- states ----------------------------------------------------------------------------------
 
@@ -128,7 +86,7 @@ class StoreContract:
         async def body(store: Store) -> None:
             await store.commit(batch(*[write(str(i), 1, s) for i, s in enumerate(states)]))
             for i, state in enumerate(states):
-                assert (await _load(store, str(i))).state == state
+                assert (await load(store, str(i))).state == state
 
         self.run(tmp_path, body)
 
@@ -137,7 +95,7 @@ class StoreContract:
 
         async def body(store: Store) -> None:
             await store.commit(batch(write("big", 1, state)))
-            assert (await _load(store, "big")).state == state
+            assert (await load(store, "big")).state == state
 
         self.run(tmp_path, body)
 
@@ -154,6 +112,35 @@ class StoreContract:
 
         self.run(tmp_path, body)
 
+    def test_a_row_holds_the_version_of_the_class_that_wrote_it(self, tmp_path: Path) -> None:
+        async def body() -> None:
+            place = self.make_place(tmp_path)
+            async with self.opened(place, ActorSchema("cart", 2)) as store:
+                await store.commit(batch(write("a", 1), write("b", 1)))
+            async with self.opened(place, ActorSchema("cart", 3)) as store:
+                await store.commit(batch(write("b", 2)))
+                assert [row.schema for row in await store.scan("cart", "", 9)] == [2, 3]
+                assert ((await load(store, "a")).schema, (await load(store, "b")).schema) == (2, 3)
+
+        asyncio.run(body())
+
+    def test_a_deleted_actor_is_gone_and_can_come_back(self, tmp_path: Path) -> None:
+        async def body(store: Store) -> None:
+            await store.commit(batch(write("a", 1), record("a", "r"), at_ms=1))
+            await refuses(store, batch(write("a", 3, None)))
+            assert (await load(store, "a")).version == 1
+            await store.commit(batch(write("a", 2, None), at_ms=2))
+            assert await store.load("cart", "a") is None
+            assert await store.scan("cart", "", 9) == []
+            assert await store.actor_types() == {}
+            # a repeat of what was done before the end is still answered
+            assert await store.find_request("cart", "a", "r") == record("a", "r")
+            await refuses(store, batch(write("a", 3)))
+            await store.commit(batch(write("a", 1, b'"anew"'), at_ms=7))
+            assert await store.load("cart", "a") == StoredActor("a", b'"anew"', 1, 7, 7)
+
+        self.run(tmp_path, body)
+
     # -- conflicts -------------------------------------------------------------------------------
 
     def test_only_the_next_version_is_taken(self, tmp_path: Path) -> None:
@@ -161,9 +148,9 @@ class StoreContract:
             await store.commit(batch(write("a", 1)))
             await store.commit(batch(write("a", 2, b'"good"')))
             for version in (1, 2, 4, 100):
-                await _refused(store, batch(write("a", version, b'"bad"')))
-            await _refused(store, batch(write("new", 2)))
-            assert (await _load(store, "a")).state == b'"good"'
+                await refuses(store, batch(write("a", version, b'"bad"')))
+            await refuses(store, batch(write("new", 2)))
+            assert (await load(store, "a")).state == b'"good"'
             await store.commit(batch(write("a", 3)))
 
         self.run(tmp_path, body)
@@ -180,11 +167,11 @@ class StoreContract:
                 write("zz", 1),
                 record("old", "r1"),
             )
-            await _refused(store, bad)
+            await refuses(store, bad)
             assert await store.load("cart", "new") is None
             assert await store.load("cart", "zz") is None
             assert await store.find_request("cart", "old", "r1") is None
-            assert (await _load(store, "o", "order")).version == 1
+            assert (await load(store, "o", "order")).version == 1
             await store.commit(batch(write("new", 1), record("old", "r1")))
 
         self.run(tmp_path, body)
@@ -193,8 +180,28 @@ class StoreContract:
         async def body(store: Store) -> None:
             await store.commit(batch(*[write(str(n), 1) for n in range(1_000)]))
             writes = [write(str(n), 2 if n != 777 else 3) for n in range(1_000)]
-            await _refused(store, batch(*writes))
+            await refuses(store, batch(*writes))
             assert {row.version for row in await store.scan("cart", "", 2_000)} == {1}
+
+        self.run(tmp_path, body)
+
+    def test_a_batch_with_one_fault_leaves_nothing_of_any_kind(self, tmp_path: Path) -> None:
+        async def body(store: Store) -> None:
+            ids = await _fill(store)
+            before = await _everything(store)
+            taken = await store.messages(message("a", "b").stream, 0, 1)
+            good = _one_of_each(ids[1])
+            for fault in (write("b", 9), write("nobody", 2, None), record("a", "r")):
+                await refuses(
+                    store, batch(*good, fault, at_ms=9, taken=taken, cancelled=[_OLD_TIMER])
+                )
+                assert await _everything(store) == before
+            gone = msgspec.structs.replace(taken[0], id=ids[-1] + 1_000)
+            await refuses(store, batch(*good, at_ms=9, taken=[gone], cancelled=[_OLD_TIMER]))
+            assert await _everything(store) == before
+            # and without a fault all of it is taken
+            await store.commit(batch(*good, at_ms=9, taken=taken, cancelled=[_OLD_TIMER]))
+            assert all(x != y for x, y in zip(await _everything(store), before, strict=True))
 
         self.run(tmp_path, body)
 
@@ -213,10 +220,10 @@ class StoreContract:
 
         self.run(tmp_path, body)
 
-    def test_a_second_answer_under_one_id_is_refused(self, tmp_path: Path) -> None:
+    def test_a_second_answer_under_one_id_isrefuses(self, tmp_path: Path) -> None:
         async def body(store: Store) -> None:
             await store.commit(batch(record("a", "r", b"1")))
-            await _refused(store, batch(write("a", 1), record("a", "r", b"2")))
+            await refuses(store, batch(write("a", 1), record("a", "r", b"2")))
             assert await store.load("cart", "a") is None
             assert await store.find_request("cart", "a", "r") == record("a", "r", b"1")
 
@@ -257,6 +264,32 @@ class StoreContract:
 
         self.run(tmp_path, body)
 
+    # -- expiry ---------------------------------------------------------------------------------
+
+    def test_actors_expire_oldest_first(self, tmp_path: Path) -> None:
+        schema = ActorSchema("cart", expires=True)
+
+        async def body(store: Store) -> None:
+            for at_ms, key in ((30, "c"), (10, "z"), (20, "b"), (40, "d")):
+                await store.commit(batch(write(key, 1), at_ms=at_ms))
+            assert await store.expired("cart", 40, 10) == ["z", "b", "c"]
+            assert await store.expired("cart", 40, 2) == ["z", "b"]
+            assert await store.expired("cart", 10, 10) == []
+            await store.commit(batch(write("z", 2), write("b", 2, None), at_ms=50))
+            assert await store.expired("cart", 50, 10) == ["c", "d"]  # a write keeps one alive
+
+        self.run(tmp_path, body, schema)
+
+    def test_a_class_that_expires_later_finds_its_old_rows(self, tmp_path: Path) -> None:
+        async def body() -> None:
+            place = self.make_place(tmp_path)
+            async with self.opened(place) as store:
+                await store.commit(batch(write("a", 1), at_ms=5))
+            async with self.opened(place, ActorSchema("cart", expires=True)) as store:
+                assert await store.expired("cart", 6, 10) == ["a"]
+
+        asyncio.run(body())
+
     # -- restarts --------------------------------------------------------------------------------
 
     def test_opening_again_finds_everything(self, tmp_path: Path) -> None:
@@ -269,7 +302,7 @@ class StoreContract:
                 assert await store.load("cart", "a") == StoredActor("a", b'"two"', 2, 3, 4)
                 assert await store.find_request("cart", "a", "r") == record("a", "r")
                 assert len(await store.scan("cart", "", 100)) == len(STRANGE_KEYS)
-                await _refused(store, batch(write("a", 2)))
+                await refuses(store, batch(write("a", 2)))
                 await store.commit(batch(write("a", 3)))
 
         asyncio.run(body())
@@ -278,7 +311,7 @@ class StoreContract:
         async def body() -> None:
             store = self.make_store(self.make_place(tmp_path))
             for version in (1, 2, 3):
-                await store.open(TYPES)
+                await store.open(SCHEMAS)
                 await store.commit(batch(write("a", version)))
                 await store.close()
 
@@ -290,27 +323,93 @@ class StoreContract:
             async with self.opened(place) as store:
                 await store.commit(batch(write("a", 1)))
             later = self.make_store(place)
-            await later.open([*TYPES, "wallet"])
+            await later.open([*SCHEMAS, ActorSchema("wallet")])
             await later.commit(batch(write("w", 1, actor_type="wallet")))
             assert await later.actor_types() == {"cart": 1, "wallet": 1}
             await later.close()
 
         asyncio.run(body())
 
+    def test_schemas_are_remembered(self, tmp_path: Path) -> None:
+        async def known(store: Store) -> dict[str, tuple[int, list[str]]]:
+            return {one.name: (one.version, list(one.fields)) for one in await store.schemas()}
+
+        async def body() -> None:
+            place = self.make_place(tmp_path)
+            first = ActorSchema("cart", 1, ("lines",))
+            async with self.opened(place, first, ActorSchema("order", 4, ("a", "b"))) as store:
+                await store.commit(batch(write("a", 1), write("a", 1, actor_type="order")))
+            async with self.opened(place, ActorSchema("cart", 2, ("lines", "note"))) as store:
+                assert await known(store) == {
+                    "cart": (2, ["lines", "note"]),
+                    "order": (4, ["a", "b"]),
+                }
+            async with self.opened(place, first) as store:  # older code again
+                assert (await known(store))["cart"] == (1, ["lines"])
+
+        asyncio.run(body())
+
+    def test_opening_again_finds_every_kind_of_row(self, tmp_path: Path) -> None:
+        async def body() -> None:
+            place = self.make_place(tmp_path)
+            async with self.opened(place) as store:
+                ids = await _fill(store)
+                before = await _everything(store)
+            async with self.opened(place) as store:
+                assert await _everything(store) == before
+                committed = await store.commit(batch(message("a", "b", "later")))
+                assert committed.message_ids[0] > max(ids)
+
+        asyncio.run(body())
+
+
+_OLD_TIMER = ("cart", "a", "old")
+
 
 def _numbered() -> list[tuple[int, str]]:
     return list(enumerate(STRANGE_KEYS))
 
 
-async def _load(store: Store, key: str, actor_type: str = "cart") -> StoredActor:
-    stored = await store.load(actor_type, key)
-    assert stored is not None
-    return stored
+async def _fill(store: Store) -> Sequence[int]:
+    """Put some of every kind into a store; returns the ids of the messages."""
+    committed = await store.commit(
+        batch(
+            write("a", 1),
+            write("b", 1, b'{"n":1}'),
+            record("a", "r"),
+            message("a", "b", "first", 5),
+            message("a", "b", "second", 6),
+            message("b", "a", "dead", None),
+            timer("a", "old", 10, every_ms=5, attempts=2),
+            timer("b", "other", 20),
+            entry("a", "x"),
+            entry("a", "y"),
+        )
+    )
+    return committed.message_ids
 
 
-async def _refused(store: Store, refused: Batch) -> None:
-    try:
-        await store.commit(refused)
-    except ConflictError:
-        return
-    raise AssertionError("the store took a batch that it must refuse")
+def _one_of_each(message_id: int) -> list[Item]:
+    return [
+        write("new", 1),
+        write("a", 2, b'"changed"'),
+        record("a", "r2"),
+        message("b", "c", "third"),
+        Deferral(message_id, 3, None, "in vain"),
+        timer("a", "new", 15),
+        entry("a", "x", None),
+        entry("a", "z", b"2"),
+    ]
+
+
+async def _everything(store: Store) -> list[Any]:
+    """All that a store holds of carts, as far as `_fill` and `_one_of_each` touch it."""
+    streams = sorted(await store.streams(100), key=repr)
+    return [
+        await store.scan("cart", "", 100),
+        [await store.find_request("cart", "a", name) for name in ("r", "r2")],
+        [(stream, due, await store.messages(stream, 0, 100)) for stream, due in streams],
+        await store.dead_letters(0, 100),
+        await store.timers((-1, "", "", ""), 1_000, 100),
+        await store.entries("cart", "a", "lines"),
+    ]

@@ -30,7 +30,9 @@ from perdure.base.errors import (
     StoppingError,
 )
 from perdure.base.keys import key_of_path_segment
+from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
+from perdure.web.live_wire import split_query
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -78,9 +80,13 @@ class ActorRoutes:
         }
 
     def match(self, _method: bytes, path: bytes) -> list[bytes] | None:
-        """The path's parts if it is `/{known class}/{key}/{method}`."""
+        """The path's parts if it is `/{known class}/{key}/{method}`, perhaps with `/live`."""
         parts = path.split(b"/")
-        return parts if len(parts) == 4 and parts[1] in self._types else None
+        if len(parts) == 4 and parts[1] in self._types:
+            return parts
+        if len(parts) == 5 and parts[1] in self._types and parts[4] == b"live":
+            return [*parts[:3], parts[3] + b"/live"]
+        return None
 
     def handle(self, parts: object, exchange: "Exchange") -> None:
         """Answer one request, now or when its turn is committed."""
@@ -93,7 +99,8 @@ class ActorRoutes:
         _, class_name, raw_key, method_name = parts
         method = self._exposed[class_name].get(method_name)
         if method is None:
-            raise NotFoundError(f"{class_name.decode()} has no exposed method of that name")
+            self._follow(parts, exchange)
+            return
         key = key_of_path_segment(raw_key, self._node.limits.key_bytes_max)
         fields = exchange.fields
         if exchange.method == b"POST" and (b"origin" in fields or b"sec-fetch-site" in fields):
@@ -141,6 +148,48 @@ class ActorRoutes:
             exchange=exchange,
         )
         self._node.submit(method.actor_type, key, turn)
+
+    # -- live views ------------------------------------------------------------------------------
+
+    def live_method(self, parts: list[bytes]) -> Method | None:
+        """The method behind `/{class}/{key}/{method}/live` or `/{class}/{key}/live`."""
+        _, class_name, _, name = parts
+        if name == b"live" and name not in self._exposed[class_name]:
+            return self._types[class_name].live_fields
+        method = self._exposed[class_name].get(name.removesuffix(b"/live"))
+        is_live = method is not None and method.options.live and name.endswith(b"/live")
+        return method if is_live else None
+
+    async def subscribe(self, parts: list[bytes], exchange: "Exchange") -> Subscription:
+        """Let a client watch a live method, if it may call it. It is asked only now: who loses
+        access keeps what they watch until they connect anew. Raises PerdureError."""
+        method = self.live_method(parts)
+        if method is None:
+            raise NotFoundError(f"{parts[1].decode()} has nothing live and exposed of that name")
+        if exchange.method != b"GET":
+            raise MethodNotAllowedError(f"a live view of {method} answers GET", "GET")
+        key = key_of_path_segment(parts[2], self._node.limits.key_bytes_max)
+        _refuse_cross_site(exchange)
+        caller = await self._caller(exchange)
+        await check_access(method.options.access or self._default_access, caller, key)
+        values, token = split_query(exchange.query, exchange.header(b"last-event-id"))
+        return self._node.live.subscribe(method, key, method.arguments_from_text(values), token)
+
+    def _follow(self, parts: list[bytes], exchange: "Exchange") -> None:
+        if self.live_method(parts) is None:
+            raise NotFoundError(f"{parts[1].decode()} has no exposed method of that name")
+        self._node.spawn(self._stream(parts, exchange))
+
+    async def _stream(self, parts: list[bytes], exchange: "Exchange") -> None:
+        try:
+            exchange.stream(await self.subscribe(parts, exchange))
+        except asyncio.CancelledError:
+            exchange.reply_problem(StoppingError("this process is stopping"))
+            raise
+        except Exception as error:
+            if not isinstance(error, PerdureError):
+                log.exception("identify failed", exc_info=error)
+            exchange.reply_problem(error)
 
     async def _caller(self, exchange: "Exchange") -> Caller | None:
         if self._identify is None:

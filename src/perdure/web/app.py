@@ -7,6 +7,7 @@ test. All of them start the same node.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +21,10 @@ from perdure.runtime.outlets import Outlet
 from perdure.store.api import Store
 from perdure.store.url import store_from_url
 from perdure.web.actor_route import ActorRoutes, Identify
-from perdure.web.asgi_exchange import answer_asgi, path_of
+from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
+from perdure.web.live_asgi import send_messages
+from perdure.web.live_script import answer_script
+from perdure.web.shared import Subscribe
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 AsgiApp = Callable[[Any, Any, Any], Any]
 
 _HEALTH = frozenset((b"/-/live", b"/-/ready"))
+_SCRIPT = b"/-/live.js"
 
 
 class App:
@@ -40,7 +45,7 @@ class App:
         mount: an ASGI application that gets every request which is not for an actor.
         store: `sqlite:DIRECTORY`, `memory:`, or a Store. `perdure run --data/--store` override it.
         limits: the bounds of this process.
-        outlets: where `self.send(name, …)` goes: async functions that take a `Delivery`.
+        outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
         clock: where the time comes from; tests put one of their own here.
 
     Raises DefinitionError when a class cannot work as an actor.
@@ -135,11 +140,15 @@ class App:
         """The actor or health route for this path, or None: then the mounted app is asked."""
         if self._routes is None:
             return path
-        return self._routes.match(method, path) or (path if path in _HEALTH else None)
+        return self._routes.match(method, path) or (
+            path if path in _HEALTH or path == _SCRIPT else None
+        )
 
     def handle(self, route: object, exchange: "Exchange") -> None:
         """Answer a request whose path matched."""
-        if self._routes is None and route not in _HEALTH:
+        if route == _SCRIPT:
+            answer_script(exchange)
+        elif self._routes is None and route not in _HEALTH:
             exchange.reply_problem(StoppingError("this process is starting or stopping"))
         elif isinstance(route, bytes):
             # a node whose store broke has stopped by itself
@@ -150,6 +159,13 @@ class App:
         else:
             assert self._routes is not None
             self._routes.handle(route, exchange)
+
+    def subscriber(self, route: object) -> Subscribe | None:
+        """What begins a live view for a WebSocket on this route, or None."""
+        routes = self._routes
+        if routes is None or not isinstance(route, list) or routes.live_method(route) is None:
+            return None
+        return partial(routes.subscribe, route)
 
     # -- as an ASGI application ------------------------------------------------------------------
 
@@ -163,6 +179,9 @@ class App:
         route = self.match(scope.get("method", "").encode(), path)
         if scope["type"] == "http" and route is not None:
             await answer_asgi(self, route, path, scope, receive, send, self.limits)
+        elif scope["type"] == "websocket" and (subscribe := self.subscriber(route)) is not None:
+            exchange = AsgiExchange(scope | {"method": "GET"}, path, b"")
+            await send_messages(subscribe, exchange, receive, send, self.limits)
         elif self.mount is not None:
             await self.mount(scope, receive, send)
         elif scope["type"] == "http":
@@ -212,3 +231,7 @@ def _refuse_same_names(actor_types: list[ActorType]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise DefinitionError(f"two actor classes would both be reached as /{name}")
+    stored = [actor_type.name for actor_type in actor_types]
+    for name in stored:
+        if stored.count(name) > 1:
+            raise DefinitionError(f"two actor classes would both be stored as {name!r}")

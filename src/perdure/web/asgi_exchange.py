@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from perdure.base.limits import Limits
+from perdure.runtime.live import Subscription
+from perdure.web.live_asgi import send_events
 from perdure.web.problems import CONTENT_TYPE, problem, problem_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ class AsgiExchange:
         self.scheme: str = scope.get("scheme", "http")
         self.body = body
         self.closed = False
-        self.answer: asyncio.Future[tuple[int, bytes, bytes, bytes]] = (
+        self.can_deny = "websocket.http.response" in (scope.get("extensions") or ())
+        self.answer: asyncio.Future[tuple[int, bytes, bytes, bytes] | Subscription] = (
             asyncio.get_running_loop().create_future()
         )
 
@@ -50,6 +53,13 @@ class AsgiExchange:
         """Give the one answer; `extra` is header lines that each end in CRLF."""
         if not self.answer.done():
             self.answer.set_result((status, body, content_type, extra))
+
+    def stream(self, subscription: Subscription) -> None:
+        """Answer with the events of a live view."""
+        if self.answer.done():  # cancelled: the client is gone
+            subscription.close()
+        else:
+            self.answer.set_result(subscription)
 
     def reply_problem(self, error: BaseException) -> None:
         """Answer with the problem that the error stands for."""
@@ -84,7 +94,11 @@ async def answer_asgi(
         return
     exchange = AsgiExchange(scope, path, body)
     endpoint.handle(route, exchange)  # type: ignore[arg-type]  # the same by shape
-    await _send(send, scope, *await exchange.answer)
+    answer = await exchange.answer
+    if isinstance(answer, Subscription):
+        await send_events(answer, receive, send, limits)
+    else:
+        await _send(send, scope, *answer)
 
 
 async def _body(receive: Any, bytes_max: int) -> bytes | None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.base.errors import DeadlineError
+from perdure.runtime.live import Subscription
 from perdure.web.problems import CONTENT_TYPE, problem_of
 from perdure.web.replies import CLOSE_LINE, JSON, KEEP_ALIVE_LINE, DateLine, has_body, status_line
 
@@ -31,6 +32,9 @@ class Connection(Protocol):
 
     def scope_of(self, exchange: "Exchange") -> dict[str, Any]:
         """Returns the request as an ASGI http scope."""
+
+    def stream(self, exchange: "Exchange", subscription: Subscription) -> None:
+        """Becomes an event stream when all earlier replies are written."""
 
 
 # A Struct and not a plain class: its constructor is C, and one is built for every request.
@@ -84,6 +88,13 @@ class Exchange(msgspec.Struct, eq=False):
             connection.answer(self, b"%b%d\r\n\r\n%b" % (head, len(body), body))
         else:
             connection.answer(self, self._rendered(status, body, content_type, extra))
+
+    def stream(self, subscription: Subscription) -> None:
+        """Answers with the events of a live view, instead of a reply, for as long as both live."""
+        if self.closed:
+            subscription.close()
+        else:
+            self.connection.stream(self, subscription)
 
     def reply_problem(self, error: BaseException) -> None:
         """Sends the problem document that answers `error`."""

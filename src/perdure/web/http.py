@@ -16,9 +16,12 @@ from typing import Any, cast
 
 import httptools
 
+from perdure.runtime.live import Subscription
 from perdure.web.asgi import AsgiCall, scope_of
+from perdure.web.event_stream import EventStream
 from perdure.web.exchange import Exchange
 from perdure.web.ignored_upgrade import parser_behind_head
+from perdure.web.live_socket import LiveSocket
 from perdure.web.problems import CONTENT_TYPE, problem
 from perdure.web.replies import CONTINUE
 from perdure.web.request_head import (
@@ -260,6 +263,15 @@ class HttpProtocol(ClientTransport):
         """Returns the request as an ASGI http scope."""
         return scope_of(self.shared, exchange, self.server)
 
+    def stream(self, exchange: Exchange, subscription: Subscription) -> None:
+        """Becomes an event stream when all earlier replies are written."""
+        exchange.call = EventStream(self, exchange, subscription)
+        exchange.keep_alive = False
+        self._phase = _DONE
+        self._drop_behind(exchange)
+        if self._pipeline[0] is exchange:
+            exchange.call.start()
+
     def resume_if_possible(self) -> None:
         """Goes on reading when none of the reasons to pause is left."""
         if not self._is_paused or not self._may_read():
@@ -418,11 +430,15 @@ class HttpProtocol(ClientTransport):
             self._phase = _IGNORED_UPGRADE
             return False
         check_handshake(exchange)
-        exchange.route = None
-        if self.shared.asgi_app is None or self.dates.closing:
+        route, exchange.route = exchange.route, None
+        subscribe = None if route is None else self.shared.endpoint.subscriber(route)
+        if (subscribe is None and self.shared.asgi_app is None) or self.dates.closing:
             exchange.keep_alive = False
             return False
-        self._successor = WebSocketConnection(self, exchange)
+        if subscribe is None:
+            self._successor = WebSocketConnection(self, exchange)
+        else:
+            self._successor = LiveSocket(self, exchange, subscribe)
         exchange.call = self._successor
         return True
 

@@ -9,9 +9,12 @@ Invariants:
 - Header lines returned from here end in CRLF and can be written as they are.
 """
 
+from typing import Any
+
 import msgspec
 
-from perdure.base.errors import BadArgumentsError, MethodNotAllowedError, PerdureError
+from perdure.base import errors
+from perdure.base.errors import BadArgumentsError, MethodNotAllowedError, PerdureError, UniqueError
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -49,6 +52,18 @@ def problem(
     return msgspec.json.encode(members)
 
 
+def error_of(document: Any) -> PerdureError:
+    """Returns the error that a problem document of another process stands for."""
+    members = document if isinstance(document, dict) else {}
+    kind = str(members.get("type", "")).removeprefix(_TYPE_PREFIX) or "internal"
+    error = PerdureError(members.get("detail") or members.get("title") or "the server said no more")
+    for public in vars(errors).values():
+        if isinstance(public, type) and issubclass(public, PerdureError) and public.kind == kind:
+            error = public.__new__(public, *error.args)
+    error.__dict__ |= {"kind": kind, "status": int(members.get("status", 500))}
+    return error
+
+
 def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
     """Returns the status, the problem body and the extra header lines that answer `error`."""
     if not isinstance(error, PerdureError):
@@ -56,7 +71,7 @@ def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
     status = error.status
     title = _TITLES_BY_KIND.get(error.kind) or _TITLES.get(status, "The call was refused")
     extensions: dict[str, object] = {}
-    if isinstance(error, BadArgumentsError) and error.field is not None:
+    if isinstance(error, BadArgumentsError | UniqueError) and error.field is not None:
         extensions["field"] = error.field
     body = problem(status, error.kind, title, str(error) or None, **extensions)
     if isinstance(error, MethodNotAllowedError):

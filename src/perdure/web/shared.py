@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
 from perdure.base.limits import Limits
+from perdure.runtime.live import Subscription
 from perdure.web.exchange import Exchange
 from perdure.web.replies import DateLine
 
@@ -24,6 +25,9 @@ Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
+Subscribe = Callable[[Exchange], Awaitable[Subscription]]
+
+
 class Endpoint(Protocol):
     """The fast path: what answers actor routes."""
 
@@ -32,6 +36,10 @@ class Endpoint(Protocol):
 
     def handle(self, route: object, exchange: Exchange) -> None:
         """Takes a request whose body is complete; calls `exchange.reply` once, now or later."""
+
+    def subscriber(self, route: object) -> Subscribe | None:
+        """Returns what begins a live view for a WebSocket on this route; None: the ASGI app does
+        what it wants with it."""
 
 
 class Tracked(Protocol):

@@ -11,9 +11,11 @@ Invariants:
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from websockets.exceptions import ProtocolError
+from websockets.extensions.base import ServerExtensionFactory
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
@@ -66,6 +68,9 @@ def check_handshake(exchange: Exchange) -> None:
 class WebSocketConnection(ClientTransport):
     """One WebSocket, from its handshake on; takes the transport over when it starts."""
 
+    extensions: Sequence[ServerExtensionFactory] = (ServerPerMessageDeflateFactory(),)
+    ping_after_s = _PING_AFTER_S
+
     def __init__(self, http: HttpSide, exchange: Exchange) -> None:
         super().__init__(http.shared)
         self._http = http
@@ -73,7 +78,7 @@ class WebSocketConnection(ClientTransport):
         self.client, self.server = http.client, http.server
         self.scheme = "wss" if http.scheme == "https" else "ws"
         self._frames = ServerProtocol(
-            extensions=[ServerPerMessageDeflateFactory()],
+            extensions=self.extensions,
             max_size=http.shared.limits.websocket_message_bytes_max,
         )
         self._inbox: deque[Message] = deque([{"type": "websocket.connect"}])
@@ -157,8 +162,8 @@ class WebSocketConnection(ClientTransport):
         elif self._closing_s is not None:
             if now_s - self._closing_s > _CLOSE_TIMEOUT_S:
                 self.transport.close()
-        elif self._is_open and now_s - self._heard_s > _PING_AFTER_S and not self._is_paused:
-            if now_s - self._heard_s > 2 * _PING_AFTER_S:
+        elif self._is_open and now_s - self._heard_s > self.ping_after_s and not self._is_paused:
+            if now_s - self._heard_s > 2 * self.ping_after_s:
                 self._close(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
             elif not self._has_pinged:
                 self._has_pinged = True

@@ -28,7 +28,7 @@ class Counter(Actor):
         await self.save()
         return await Counter.at(other).add(amount)
 
-    async def tell(self, other: str) -> int:
+    async def tell_other(self, other: str) -> int:
         return await Counter.at(other).add(1)
 
     async def add_wait_and_save(self, amount: int) -> None:
@@ -174,11 +174,11 @@ async def test_another_actor_hears_of_a_change_only_once_it_is_durable() -> None
         store.hold()
         change = asyncio.create_task(Counter.at("a").add(1))
         await store.next_commit()
-        tell = asyncio.create_task(Counter.at("a").tell("b"))
+        tell_other = asyncio.create_task(Counter.at("a").tell_other("b"))
         await spin()
         assert "b" not in {key for key, _, _ in _added(store)}
         store.open_up()
-        assert (await change, await tell) == (1, 1)
+        assert (await change, await tell_other) == (1, 1)
         assert [key for key, _, _ in _added(store)] == ["a", "b"]
 
 

@@ -13,6 +13,7 @@ from perdure import (
     UnencodableError,
     read,
 )
+from perdure.store.api import ActorSchema
 from perdure.store.memory import MemoryStore
 from perdure.testing import async_test, running
 from perdure.testing.store_contract import batch, write
@@ -137,7 +138,7 @@ def _stored(state: bytes) -> MemoryStore:
     store = MemoryStore()
 
     async def fill() -> None:
-        await store.open(["holder"])
+        await store.open([ActorSchema("holder")])
         await store.commit(batch(write("a", 1, state, "holder")))
 
     asyncio.run(fill())

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from perdure.cli.commands import cli
 from perdure.cli.failures import Failure
-from perdure.store.api import ActorWrite, Batch
+from perdure.store.api import ActorSchema, ActorWrite, Batch
 from perdure.store.sqlite import SqliteStore
 
 
@@ -37,7 +37,7 @@ def fill(directory: Path, actors: dict[str, dict[str, str]], at_ms: int = 1_000)
 
     async def body() -> None:
         store = SqliteStore(directory)
-        await store.open(actors)
+        await store.open([ActorSchema(name) for name in actors])
         writes = [
             ActorWrite(name, key, state.encode(), 1)
             for name, states in actors.items()

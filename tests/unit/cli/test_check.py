@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 APP = """
-from perdure import Actor, App, Caller, Limits, expose, interleave, owner, read, relaxed
+from datetime import timedelta
+
+from perdure import Actor, App, Caller, Limits, expose, interleave, migrate, owner, read, relaxed
 
 
 async def identify(connection):
@@ -41,7 +43,13 @@ class Empty(Actor):
     pass
 
 
-app = App(ShoppingCart, Empty, identify=identify, limits=Limits(drain_s=5.0))
+class Session(Actor, name="visit", ttl=timedelta(days=30)):
+    @migrate(to=2)
+    def keep(state):
+        return state
+
+
+app = App(ShoppingCart, Empty, Session, identify=identify, limits=Limits(drain_s=5.0))
 """
 
 
@@ -65,6 +73,7 @@ def test_it_prints_actors_with_their_fields(lines: list[str]) -> None:
     assert "lines: dict[str, int] = {}" in lines
     assert "note: str = 'new'" in lines
     assert "Empty, stored in table empty" in lines
+    assert "Session, stored in table visit, version 2, expires after 30 days, 0:00:00" in lines
 
 
 def test_it_prints_routes_with_who_may_call_them_and_how_they_run(lines: list[str]) -> None:

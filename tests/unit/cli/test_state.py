@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.unit.cli.invoking import fill, perdure
 
-from perdure.store.api import ActorWrite, Batch
+from perdure.store.api import ActorSchema, ActorWrite, Batch
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_reader import SqliteReader
 from perdure.testing import async_test
@@ -245,7 +245,7 @@ def test_a_damaged_log_is_told_and_not_passed_over(tmp_path: Path, command: list
 
     async def crash() -> None:
         store = SqliteStore(tmp_path / "data")
-        await store.open(["cart"])
+        await store.open([ActorSchema("cart")])
         for n in range(20):
             await store.commit(Batch([ActorWrite("cart", f"{n:02}", b"{}", 1)], [], 5))
         shutil.copytree(tmp_path / "data", tmp_path / "crashed")
@@ -276,7 +276,7 @@ def _refused_as_damaged(directory: Path, command: list[str]) -> str:
 def test_reading_works_while_the_store_is_owned(tmp_path: Path, command: list[str]) -> None:
     async def body() -> None:
         store = SqliteStore(tmp_path)
-        await store.open(["cart"])
+        await store.open([ActorSchema("cart")])
         await store.commit(Batch([ActorWrite("cart", "a", b'{"n":1}', 1)], [], 5))
         done = perdure("state", *command, "--data", tmp_path)
         assert done.exit_code == 0
@@ -290,7 +290,7 @@ def test_reading_works_while_the_store_is_owned(tmp_path: Path, command: list[st
 @async_test
 async def test_a_snapshot_is_of_one_moment(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    await store.open(["cart"])
+    await store.open([ActorSchema("cart")])
     await store.commit(Batch([ActorWrite("cart", "a", b"{}", 1)], [], 5))
     reader = SqliteReader.of_store(tmp_path)
     with reader.snapshot():

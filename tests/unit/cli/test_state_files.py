@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from tests.unit.cli.invoking import fill, perdure
+from tests.unit.cli.stored import rows, write
 
 from perdure.base.errors import InvalidKeyError
 from perdure.base.keys import normalize_key
 from perdure.cli import state_files
-from perdure.store.api import StoredActor
+from perdure.store.api import ActorSchema, StoredActor
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_import import SqliteImport
 from perdure.store.sqlite_reader import SqliteReader
@@ -102,6 +103,19 @@ def test_a_state_is_kept_byte_for_byte(tmp_path: Path) -> None:
     assert content(tmp_path / "to")["cart", "a"].state == state
 
 
+def test_the_version_of_the_class_goes_along_so_that_no_migration_runs_twice(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "from", ActorSchema("cart", 3), {"new": "{}"})
+    write(tmp_path / "from", ActorSchema("cart", 1), {"old": "{}"})
+    done = perdure("state", "export", "-", "--data", tmp_path / "from")
+    new, old = done.output.splitlines()
+    assert json.loads(new)["schema"] == 3
+    assert "schema" not in json.loads(old)
+    perdure("state", "import", "-", "--data", tmp_path / "to", given=done.output)
+    assert rows(tmp_path / "to", "cart") == rows(tmp_path / "from", "cart")
+
+
 def test_a_state_of_several_lines_is_one_line_of_the_export(tmp_path: Path) -> None:
     put(tmp_path / "from", {("cart", "a"): StoredActor("a", b'{\n "n": 1.0\n}', 1, 1, 1)})
     done = perdure("state", "export", "-", "--data", tmp_path / "from")
@@ -116,7 +130,7 @@ def test_a_server_can_go_on_with_what_was_imported(tmp_path: Path) -> None:
 
     async def body() -> StoredActor | None:
         store = SqliteStore(tmp_path)
-        await store.open(["cart", "order"])
+        await store.open([ActorSchema("cart"), ActorSchema("order")])
         found = await store.load("cart", "a")
         await store.close()
         return found
@@ -254,7 +268,7 @@ def test_an_actor_that_is_there_is_replaced_only_when_told(tmp_path: Path) -> No
 def test_importing_beside_a_server_names_the_holder(tmp_path: Path) -> None:
     async def body() -> None:
         store = SqliteStore(tmp_path)
-        await store.open(["cart"])
+        await store.open([ActorSchema("cart")])
         done = perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
         assert done.exit_code == 75
         assert f"in use by process {os.getpid()} on" in done.errors

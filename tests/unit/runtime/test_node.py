@@ -16,6 +16,7 @@ from perdure import (
     StoreLockedError,
 )
 from perdure.runtime.catalog import Catalog
+from perdure.store.api import ActorSchema
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
 from perdure.testing import async_test, running, spin
@@ -145,7 +146,7 @@ async def test_a_start_that_fails_leaves_the_classes_free(tmp_path: Path) -> Non
     async with running(Counter, store=SqliteStore(tmp_path)):
         pass
     holder = SqliteStore(tmp_path)
-    await holder.open(["counter"])
+    await holder.open([ActorSchema("counter")])
     app = App(Counter, store=f"sqlite:{tmp_path}")
     with pytest.raises(StoreLockedError):
         await app.start()

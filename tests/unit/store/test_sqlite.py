@@ -21,18 +21,19 @@ from perdure import (
     StoreFullError,
     StoreLockedError,
 )
+from perdure.store.api import ActorSchema
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_file import PAGE_BYTES
 from perdure.store.url import store_from_url
 from perdure.testing import async_test
-from perdure.testing.store_contract import TYPES, batch, record, write
+from perdure.testing.store_contract import SCHEMAS, batch, record, write
 
 
 @asynccontextmanager
 async def opened(directory: Path) -> AsyncIterator[SqliteStore]:
     store = SqliteStore(directory)
-    await store.open(TYPES)
+    await store.open(SCHEMAS)
     try:
         yield store
     finally:
@@ -50,7 +51,7 @@ def _refused(directory: Path, error: type[StoreError], match: str | None = None)
     async def body() -> None:
         store = SqliteStore(directory)
         with pytest.raises(error, match=match):
-            await store.open(TYPES)
+            await store.open(SCHEMAS)
 
     asyncio.run(body())
 
@@ -59,7 +60,7 @@ def _refused(directory: Path, error: type[StoreError], match: str | None = None)
 async def test_a_second_owner_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
     async with opened(tmp_path):
         with pytest.raises(StoreLockedError, match=rf"in use by process {os.getpid()} on "):
-            await SqliteStore(tmp_path).open(TYPES)
+            await SqliteStore(tmp_path).open(SCHEMAS)
     async with opened(tmp_path) as store:
         assert await store.actor_types() == {}
 
@@ -169,7 +170,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         connection.close()
 
     _damage(raise_format, tmp_path)
-    _refused(tmp_path, StoreFormatError, "format 99, this Perdure reads up to 1; upgrade")
+    _refused(tmp_path, StoreFormatError, "format 99, this Perdure reads up to 2; upgrade")
 
 
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ async def test_a_damaged_index_is_found_at_the_start(tmp_path: Path) -> None:
     at = content.index(b"k017", index * PAGE_BYTES)
     path.write_bytes(content[:at] + b"k01x" + content[at + 4 :])
     with pytest.raises(StoreCorruptError, match=r"is damaged: .*index"):
-        await SqliteStore(tmp_path).open(TYPES)
+        await SqliteStore(tmp_path).open(SCHEMAS)
 
 
 def _frames(wal: bytes) -> int:
@@ -248,7 +249,7 @@ async def test_an_unexpected_exception_in_the_writer_leaves_no_open_transaction(
 @async_test
 async def test_types_whose_names_begin_like_ours_are_listed(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    await store.open(["perdured", "sqlites"])
+    await store.open([ActorSchema("perdured"), ActorSchema("sqlites")])
     for name in ("perdured", "sqlites"):
         await store.commit(batch(write("a", 1, actor_type=name)))
     assert await store.actor_types() == {"perdured": 1, "sqlites": 1}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.store.api import StoredActor
+from perdure.store.api import ActorSchema, StoredActor
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_import import SqliteImport
 from perdure.testing import async_test
@@ -15,14 +15,14 @@ from perdure.testing.store_contract import batch, record, write
 async def test_a_replaced_actor_takes_its_remembered_answers_along(tmp_path: Path) -> None:
     """Else a call that is repeated would be told of an effect which went with the old state."""
     store = SqliteStore(tmp_path)
-    await store.open(["cart"])
+    await store.open([ActorSchema("cart")])
     await store.commit(batch(write("a", 1), write("b", 1), record("a", "r"), record("b", "r")))
     await store.close()
     importing = SqliteImport(tmp_path)
     with importing.batch():
         importing.put("cart", StoredActor("a", b'{"n":1}', 7, 1, 2), replace=True)
     importing.close()
-    await store.open(["cart"])
+    await store.open([ActorSchema("cart")])
     assert await store.find_request("cart", "a", "r") is None
     assert await store.find_request("cart", "b", "r") == record("b", "r")
     await store.close()

@@ -30,6 +30,9 @@ class Echo:
     def match(self, _method: bytes, path: bytes) -> object | None:
         return path if path.startswith((b"/call/", b"/later/", b"/raise/")) else None
 
+    def subscriber(self, _route: object) -> None:
+        return None
+
     def handle(self, route: Any, exchange: Exchange) -> None:
         if route.startswith(b"/raise/"):
             raise RuntimeError("secret")

@@ -7,7 +7,7 @@ import httpx
 from starlette.requests import HTTPConnection
 
 from perdure import Actor, App, Caller, StoreBrokenError, expose
-from perdure.store.api import Batch
+from perdure.store.api import Batch, Committed
 from perdure.store.memory import MemoryStore
 from perdure.testing import async_test, running
 
@@ -100,7 +100,7 @@ async def test_a_stop_answers_a_request_that_waits_for_identify() -> None:
 @async_test
 async def test_readiness_ends_with_the_store() -> None:
     class Broken(MemoryStore):
-        async def commit(self, batch: Batch) -> None:
+        async def commit(self, batch: Batch) -> Committed:
             raise StoreBrokenError("the disk failed")
 
     async with running(Bell, store=Broken()) as app, _client(app) as http:

@@ -10,6 +10,7 @@ from perdure.base.errors import (
     MethodNotAllowedError,
     OverloadedError,
     PerdureError,
+    UniqueError,
 )
 from perdure.web.problems import problem, problem_of
 from perdure.web.replies import InvalidReplyError, checked_headers
@@ -35,6 +36,7 @@ def test_a_problem_has_the_members_of_rfc_9457():
     [
         (SoldOut("none left"), 409, "sold-out", {"detail": "none left"}, b""),
         (BadArgumentsError("not an int", "qty"), 422, "bad-arguments", {"field": "qty"}, b""),
+        (UniqueError("taken", "email"), 409, "not-unique", {"field": "email"}, b""),
         (BadArgumentsError("not JSON"), 422, "bad-arguments", {"detail": "not JSON"}, b""),
         (OverloadedError("full"), 503, "overloaded", {"detail": "full"}, b"retry-after: 1\r\n"),
         (

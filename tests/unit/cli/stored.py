@@ -1,0 +1,35 @@
+"""Stores for the commands about classes that change."""
+
+import asyncio
+from pathlib import Path
+
+from perdure.store.api import ActorSchema, ActorWrite, Batch, StoredActor
+from perdure.store.sqlite import SqliteStore
+from perdure.store.sqlite_reader import SqliteReader
+
+
+def write(directory: Path, schema: ActorSchema, states: dict[str, str], at_ms: int = 1_000) -> None:
+    """Commit states as a release with this schema would; on top of what is there."""
+
+    async def body() -> None:
+        store = SqliteStore(directory)
+        await store.open([schema])
+        writes = []
+        for key, state in states.items():
+            row = await store.load(schema.name, key)
+            version = row.version + 1 if row else 1
+            writes.append(ActorWrite(schema.name, key, state.encode(), version))
+        for start in range(0, len(writes), 500):
+            await store.commit(Batch(writes[start : start + 500], [], at_ms))
+        await store.close()
+
+    asyncio.run(body())
+
+
+def rows(directory: Path, name: str) -> dict[str, StoredActor]:
+    """Every row of a type by key."""
+    reader = SqliteReader.of_store(directory)
+    try:
+        return {row.key: row for row in reader.scan(name, "", 100_000)}
+    finally:
+        reader.close()
