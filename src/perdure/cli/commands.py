@@ -186,10 +186,10 @@ def export_(
     ] = None,
     data: _Data = _DEFAULT_DATA,
 ) -> None:
-    """Write every actor as a line of JSON: type, key, version, times and state.
+    """Write every actor as a line of JSON: type, key, version, times, timers and state.
 
-    All lines are of one moment, also while the server runs; answers remembered for idempotency keys
-    are left out.
+    Entries of its collections follow as lines of their own. All lines are of one moment, also while
+    the server runs; answers remembered for idempotency keys, and messages, are left out.
 
     Example: perdure state export actors.jsonl
     """
@@ -204,13 +204,16 @@ def export_(
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="An export; - is standard input.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Overwrite actors that are there already.")
+        bool,
+        typer.Option(
+            "--replace", help="Overwrite actors that are there already, with all they have."
+        ),
     ] = False,
     data: _Data = _DEFAULT_DATA,
 ) -> None:
     """Put the actors of an export into a store; stop its server first.
 
-    Versions and times are kept. Batches of lines are atomic; a bad line ends the import, and the
+    Versions, times, timers and entries are kept. Batches of lines are atomic; a bad line ends the import, and the
     message names it.
 
     Example: perdure state import actors.jsonl
@@ -312,8 +315,8 @@ def drop_letter(
     from perdure.cli import state_letters
 
     told = state_letters.described(data, letter_id)
-    if not yes and not typer.confirm(f"Delete {told}?", err=True):
-        raise Failure("nothing was deleted", exit_code=1)
+    if not yes:
+        typer.confirm(f"Delete {told}?", abort=True, err=True)
     state_letters.drop(data, letter_id)
     typer.echo(f"letter {letter_id} is deleted", err=True)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -10,10 +11,12 @@ from perdure.base.clock import SystemClock
 from perdure.base.errors import PerdureError
 from perdure.cli.failures import NO_INPUT, Failure, failure_of
 from perdure.cli.state import reading, time_text
-from perdure.cli.tables import print_columns
+from perdure.cli.tables import print_columns, printable
 from perdure.store.api import Message
 from perdure.store.sqlite_letters import SqliteLetters
+from perdure.store.sqlite_reader import SqliteReader
 
+_PAGE_ROWS = 50
 _COLUMNS = ("id", "sent", "sender", "receiver", "attempts", "error")
 
 
@@ -21,13 +24,13 @@ def list_letters(data: Path, page: tuple[int, int], consoles: tuple[Console, Con
     """Print one page of the dead letters; `page` is (after, limit)."""
     (after, limit), (output, notes) = page, consoles
     with reading(data) as reader:
-        letters = reader.dead_letters(after, limit + 1)
-    if not letters:
+        rows = list(islice(_rows(reader, after), limit + 1))
+    if not rows:
         output.print("No dead letters." if after == 0 else "No more dead letters.")
         return
-    print_columns(output, map(_row, letters[:limit]), _COLUMNS)
-    if len(letters) > limit:
-        notes.print(f"there are more: --after {letters[limit - 1].id}")
+    print_columns(output, rows[:limit], _COLUMNS)
+    if len(rows) > limit:
+        notes.print(f"there are more: --after {rows[limit - 1][0]}")
 
 
 def resend(data: Path, ids: Sequence[int]) -> int:
@@ -60,13 +63,20 @@ def described(data: Path, letter_id: int) -> str:
     if not letters or letters[0].id != letter_id:
         _refuse_others([letter_id], [], "dropped")
     _, sent, sender, receiver, _, error = _row(letters[0])
-    return f"{receiver} from {sender}, sent {sent}, error {error!r}"
+    return printable(f"{receiver} from {sender}, sent {sent}, error {error!r}")
 
 
 def drop(data: Path, letter_id: int) -> None:
     """Delete a letter for good; raises Failure if it is none."""
     with _letters(data) as letters:
         _refuse_others([letter_id], letters.drop([letter_id]), "dropped")
+
+
+def _rows(reader: SqliteReader, after: int) -> Iterator[tuple[str, ...]]:
+    """What is shown of each letter; what is not, its arguments, is held for a few at a time."""
+    while letters := reader.dead_letters(after, _PAGE_ROWS):
+        yield from map(_row, letters)
+        after = letters[-1].id
 
 
 def _row(letter: Message) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import apsw
 
-from perdure.base.errors import StoreFormatError
+from perdure.base.errors import StoreFormatError, StoreLockedError
 from perdure.store.sqlite_file import BUSY_TIMEOUT_MS, FILE_NAME, check_content, store_error
 from perdure.store.sqlite_reader import SqliteReader
 from perdure.store.sqlite_tables import FORMAT
@@ -41,8 +41,8 @@ _DEAD_BEHIND = (
 class SqliteLetters:
     """The dead letters in `directory`, open for sending them again and dropping them.
 
-    Raises StoreError if there is no store, StoreCorruptError and StoreFormatError; so may every
-    method, and StoreFullError.
+    Raises StoreError if there is no store, StoreCorruptError and StoreFormatError. Every method may
+    raise StoreLockedError when others keep writing, and StoreFullError.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -50,11 +50,11 @@ class SqliteLetters:
         SqliteReader.of_store(directory).close()  # for its checks
         try:
             self._connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
-            self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA wal_autocheckpoint = 0")  # the owner's business
-            self._refuse_older_format()
-            check_content(self._connection, self._path)
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
         except apsw.Error as error:
             raise store_error(error, self._path) from error
 
@@ -87,12 +87,21 @@ class SqliteLetters:
     def _write(self, sql: str, values: tuple[int | str, ...]) -> list[int]:
         try:
             return sorted(number for (number,) in self._connection.execute(sql, values).fetchall())
+        except apsw.BusyError as error:
+            raise StoreLockedError(
+                f"{self._path} was being written all the time, for {BUSY_TIMEOUT_MS / 1000:g} s; "
+                "try again"
+            ) from error
         except apsw.Error as error:
             raise store_error(error, self._path) from error
 
-    def _refuse_older_format(self) -> None:
+    def _prepare(self) -> None:
+        self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA wal_autocheckpoint = 0")  # the owner's business
         if (stored := self._connection.pragma("user_version")) != FORMAT:
             raise StoreFormatError(
                 f"{self._path} has format {stored}, which has no letters; "
                 "a start of its server with this Perdure brings it up to date"
             )
+        check_content(self._connection, self._path)
