@@ -213,8 +213,8 @@ def import_(
 ) -> None:
     """Put the actors of an export into a store; stop its server first.
 
-    Versions, times, timers and entries are kept. Batches of lines are atomic; a bad line ends the import, and the
-    message names it.
+    Versions, times, timers and entries are kept. Batches of lines are atomic; a bad line ends the
+    import, and the message names it.
 
     Example: perdure state import actors.jsonl
     """

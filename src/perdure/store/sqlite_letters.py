@@ -19,6 +19,7 @@ Everything that the owner refuses at its start is refused here as well, and tabl
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -86,7 +87,7 @@ class SqliteLetters:
 
     def _write(self, sql: str, values: tuple[int | str, ...]) -> list[int]:
         try:
-            return sorted(number for (number,) in self._connection.execute(sql, values).fetchall())
+            rows: list[Any] = self._connection.execute(sql, values).fetchall()
         except apsw.BusyError as error:
             raise StoreLockedError(
                 f"{self._path} was being written all the time, for {BUSY_TIMEOUT_MS / 1000:g} s; "
@@ -94,6 +95,7 @@ class SqliteLetters:
             ) from error
         except apsw.Error as error:
             raise store_error(error, self._path) from error
+        return sorted(number for (number,) in rows)
 
     def _prepare(self) -> None:
         self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
