@@ -56,7 +56,7 @@ async def check_crashes(
 
 
 class _Check:
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         scenario: Step,
         invariant: Step,

@@ -89,7 +89,8 @@ def _structs(info: Any, known: dict[Any, Strategy]) -> Strategy:
     if info.cls in known:  # it holds itself
         return known[info.cls]
     known[info.cls] = st.deferred(lambda: made)
-    required, optional = {}, {}
+    required: dict[str, Strategy] = {}
+    optional: dict[str, Strategy] = {}
     for field in info.fields:
         strategy = _strategy(field.type, known)
         (required if field.required else optional)[field.encode_name] = strategy

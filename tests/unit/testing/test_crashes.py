@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure import Actor, DomainError, PerdureError, StoreError, expose, read
+from perdure import Actor, App, DomainError, PerdureError, StoreError, expose, read
+from perdure.actor.methods import actor_type_of
 from perdure.testing import Trial, VirtualClock, async_test, check_crashes, crash, running, spin
 from perdure.testing.scripted_store import ScriptedStore
 
@@ -162,6 +163,47 @@ async def test_a_right_reservation_passes_at_every_point() -> None:
 
 
 @async_test
+async def test_points_are_named_after_what_was_killed() -> None:
+    async def scenario(_trial: Trial) -> None:
+        await Basket.at("ann").want("assam")
+        await Basket.at("ann").move("assam")
+
+    points: list[str | None] = []
+
+    async def note(trial: Trial) -> None:
+        points.append(trial.crashed_at)
+
+    passed = await check_crashes(scenario, note, actors=[Shelf, Basket])
+    assert points[0] is None
+    assert len(points) == passed + 1
+    assert {
+        "at commit 1 (Basket('ann').want), before it was durable",
+        "at commit 1 (Basket('ann').want), after it was durable and before anybody was told",
+        "when the message to Shelf('assam').reserve arrived",
+        "when a timer called Basket('ann').lapse",
+        "at wait 1 of Basket('ann').move",
+    } <= set(points)
+
+
+@async_test
+async def test_methods_are_themselves_again_after_a_check() -> None:
+    async def scenario(_trial: Trial) -> None:
+        await Basket.at("ann").want("assam")
+
+    before = [method.function for method in actor_type_of(Basket).methods.values()]
+    await check_crashes(scenario, nothing_is_lost, actors=[Shelf, Basket])
+    assert [method.function for method in actor_type_of(Basket).methods.values()] == before
+    assert not actor_type_of(Basket).is_bound
+
+
+@async_test
+async def test_an_app_that_was_made_by_hand_cannot_be_crashed() -> None:
+    async with App(Shelf, store="memory:") as app:
+        with pytest.raises(TypeError, match="running"):
+            await crash(app)
+
+
+@async_test
 async def test_a_move_in_two_commits_is_found() -> None:
     async def scenario(_trial: Trial) -> None:
         await Basket.at("ann").move("assam")
@@ -194,7 +236,7 @@ async def test_a_reservation_that_ends_with_the_process_is_found() -> None:
     async def invariant(trial: Trial) -> None:
         assert await Basket.at("ann").view() == []
 
-    with pytest.raises(AssertionError, match="^killed .*Basket"):
+    with pytest.raises(AssertionError, match=r"^killed .*Basket"):
         await check_crashes(scenario, invariant, actors=[Shelf, Basket])
     await asyncio.gather(*LATER, return_exceptions=True)
 
@@ -223,7 +265,7 @@ async def test_what_fails_without_a_crash_says_so() -> None:
     async def invariant(_trial: Trial) -> None:
         assert await Basket.at("ann").paid() == 7
 
-    with pytest.raises(AssertionError, match="^without any crash: "):
+    with pytest.raises(AssertionError, match=r"^without any crash: "):
         await check_crashes(scenario, invariant, actors=[Shelf, Basket])
 
 
