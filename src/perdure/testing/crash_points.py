@@ -83,7 +83,6 @@ class Trial:
         await self._is_up.wait()
 
     async def _restart(self) -> None:
-        self._is_up.clear()
         self._life = self._life.next_life()
         try:
             await restart(self.app, self._life)

@@ -144,6 +144,7 @@ class _ActorMachine(RuleBasedStateMachine):
         """Make a call on both sides."""
         expected = _outcome_of_model(self.models[key], call)
         got = self.runner.run(_outcome(self.pair[0], key, call))
+        self.runner.run(self.clock.advance(0))  # messages that it sent have arrived
         told = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
         at = f"{self.pair[0].__name__}({key!r}).{call.method}({told})"
         assert got == expected, f"{at}: the actor gave {got!r}, the model {expected!r}"

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from perdure import Actor, App, DomainError, PerdureError, StoreError, expose, read
+from perdure import (
+    Actor,
+    App,
+    Delivery,
+    DomainError,
+    PerdureError,
+    StoreError,
+    expose,
+    interleave,
+    read,
+    relaxed,
+)
 from perdure.actor.methods import actor_type_of
 from perdure.testing import Trial, VirtualClock, async_test, check_crashes, crash, running, spin
 from perdure.testing.scripted_store import ScriptedStore
@@ -183,6 +194,96 @@ async def test_points_are_named_after_what_was_killed() -> None:
         "when a timer called Basket('ann').lapse",
         "at wait 1 of Basket('ann').move",
     } <= set(points)
+
+
+class Parcel(Actor):
+    steps: list[str] = []
+
+    @expose
+    @interleave
+    async def send(self, to: str) -> None:
+        self.steps.append("packed")
+        await self.save()
+        await Shelf.at(to).count()
+        self.steps.append("sent")
+        self.outbox.send("post", to=to)
+
+    @expose
+    @read
+    async def view(self) -> list[str]:
+        return self.steps
+
+
+@async_test
+async def test_interleaving_turns_saves_and_outlets_are_killed_as_well() -> None:
+    posted: list[Delivery] = []
+    points: list[str | None] = []
+
+    async def post(delivery: Delivery) -> None:
+        posted.append(delivery)
+
+    async def scenario(_trial: Trial) -> None:
+        posted.clear()
+        await Parcel.at("17").send("bob")
+
+    async def invariant(trial: Trial) -> None:
+        points.append(trial.crashed_at)
+        steps = await Parcel.at("17").view()
+        assert steps in ([], ["packed"], ["packed", "sent"])
+        # once or twice on its way out, but always under one name
+        assert len({delivery.id for delivery in posted}) == ("sent" in steps)
+        if trial.acknowledged:
+            assert steps == ["packed", "sent"]
+
+    await check_crashes(scenario, invariant, actors=[Shelf, Parcel], outlets={"post": post})
+    assert "at wait 1 of Parcel('17').send" in points
+    assert "at commit 3 (housekeeping), before it was durable" in points
+
+
+@async_test
+async def test_an_outlet_that_counts_deliveries_instead_of_names_is_found() -> None:
+    posted: list[Delivery] = []
+
+    async def post(delivery: Delivery) -> None:
+        posted.append(delivery)
+
+    async def scenario(_trial: Trial) -> None:
+        posted.clear()
+        await Parcel.at("17").send("bob")
+
+    async def invariant(_trial: Trial) -> None:
+        assert len(posted) <= 1
+
+    with pytest.raises(AssertionError, match=r"^killed at commit 3 \(housekeeping\), before"):
+        await check_crashes(scenario, invariant, actors=[Shelf, Parcel], outlets={"post": post})
+
+
+class Ledger(Actor):
+    total: int = 0
+
+    @expose
+    @relaxed(loss_max_s=1.0)
+    async def add(self) -> int:
+        self.total += 1
+        return self.total
+
+    @expose
+    @read
+    async def view(self) -> int:
+        return self.total
+
+
+@async_test
+async def test_an_acknowledged_relaxed_write_that_is_lost_is_found() -> None:
+    async def scenario(trial: Trial) -> None:
+        await Ledger.at("x").add()
+        await trial.clock.advance(2)
+
+    async def invariant(trial: Trial) -> None:
+        assert await Ledger.at("x").view() >= len(trial.acknowledged)
+
+    with pytest.raises(AssertionError, match=r"^killed at commit 1 \(Ledger\('x'\)\.add\), before"):
+        await check_crashes(scenario, invariant, actors=[Ledger])
 
 
 @async_test
