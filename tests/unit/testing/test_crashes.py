@@ -1,6 +1,7 @@
 """`crash` and `check_crashes`: they find planted bugs, and stay quiet about what is right."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from perdure import (
     relaxed,
 )
 from perdure.actor.methods import actor_type_of
+from perdure.store.api import ActorWrite, Batch, Committed
+from perdure.store.memory import MemoryStore
 from perdure.testing import Trial, VirtualClock, async_test, check_crashes, crash, running, spin
+from perdure.testing.crash import MortalStore
 from perdure.testing.scripted_store import ScriptedStore
 
 CHARGED: list[str] = []  # a card company: it knows nothing of our transactions
@@ -393,3 +397,45 @@ async def test_a_scenario_that_is_not_the_same_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="not the same in each run"):
         await check_crashes(scenario, nothing_is_lost, actors=[Shelf, Basket])
     await spin()
+
+
+class StubbornStore(MemoryStore):
+    """Its commits cannot be called off, as those in a thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+
+    async def commit(self, batch: Batch) -> Committed:
+        self.begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return await super().commit(batch)
+
+
+@async_test
+async def test_nobody_is_told_of_a_commit_that_became_durable_after_the_death() -> None:
+    inner = StubbornStore()
+    store = MortalStore(inner)
+    write = ActorWrite("shelf", "assam", b"{}", 1)
+    committing = asyncio.create_task(store.commit(Batch([write], [], 0)))
+    await inner.begun.wait()
+    store.kill()
+    with pytest.raises(StoreError, match="killed"):
+        await committing
+    assert await inner.load("shelf", "assam") is not None
+    with pytest.raises(StoreError, match="killed"):
+        await store.commit(Batch([], [], 0))
+
+
+@async_test
+async def test_what_a_crash_among_the_timers_leaves_behind_settles_too() -> None:
+    async def scenario(_trial: Trial) -> None:
+        await Basket.at("ann").want("assam")
+
+    async def invariant(trial: Trial) -> None:
+        if trial.acknowledged:
+            assert await Basket.at("ann").view() == []
+            assert await Shelf.at("assam").count() == 5
+
+    assert await check_crashes(scenario, invariant, actors=[Shelf, Basket], settle_s=601) > 8
