@@ -416,6 +416,7 @@ class StubbornStore(MemoryStore):
 @async_test
 async def test_nobody_is_told_of_a_commit_that_became_durable_after_the_death() -> None:
     inner = StubbornStore()
+    await inner.open([actor_type_of(Shelf).schema])
     store = MortalStore(inner)
     write = ActorWrite("shelf", "assam", b"{}", 1)
     committing = asyncio.create_task(store.commit(Batch([write], [], 0)))
