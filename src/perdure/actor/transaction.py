@@ -198,9 +198,15 @@ class Transaction:
             raise NotRunningError("a task has outlived the transaction that it called actors in")
         if self._failure is not None:
             raise TransactionError("a block inside this transaction failed") from self._failure
-        for activation in self._held:
+        self._refuse_lost()
+
+    def _refuse_lost(self) -> None:
+        for activation in self._everyone():
             if activation.dead is not None:
                 raise activation.dead
+
+    def _everyone(self) -> list[Activation]:
+        return [*self._held, *([] if self.home is None else [self.home.activation])]
 
     @asynccontextmanager
     async def inside(self, turn: Turn | None) -> AsyncIterator[None]:
@@ -354,9 +360,7 @@ class Transaction:
             if lock.is_written:
                 activation.join(lock, lock.records.values())
                 commit = activation.commit
-        everyone = list(self._held)
-        if self.home is not None:
-            everyone.append(self.home.activation)
+        everyone = self._everyone()
         if commit is not None and len(everyone) > 1:
             commit.links.append(everyone)
         durable = self._seen()
@@ -366,9 +370,7 @@ class Transaction:
 
     def _seen(self) -> "list[asyncio.Future[None]]":
         """What to wait for until all that it has seen, or done, is durable."""
-        everyone = list(self._held)
-        if self.home is not None:
-            everyone.append(self.home.activation)
+        everyone = self._everyone()
         waiters = []
         for commit in {one.commit for one in everyone if one.commit is not None}:
             waiter = asyncio.get_running_loop().create_future()
@@ -382,10 +384,17 @@ class Transaction:
 
         Cancellation waits for nothing, and a conflict tells nothing.
         """
-        seen = [] if self._is_over else self._seen()
-        self.roll_back()
-        if isinstance(error, Exception) and not isinstance(error, TransactionConflictError):
-            await all_of(seen)
+        if self._is_over:
+            return
+        if not isinstance(error, Exception) or isinstance(error, TransactionConflictError):
+            self.roll_back()
+            return
+        try:
+            self._refuse_lost()  # its gate has broken already
+            seen = self._seen()
+        finally:
+            self.roll_back()
+        await all_of(seen)
 
     def roll_back(self) -> None:
         """Undo everything, unless it has ended already. Calls that still run are cut off; the last
