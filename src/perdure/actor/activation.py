@@ -253,9 +253,14 @@ class Activation:
                     self._answer_again(turn, record)
                     return
                 work = turn.method.start(self.actor, turn.arguments)
-                result = await (Stretches(self, turn, work) if interleaved else work)
+                try:
+                    result = await (Stretches(self, turn, work) if interleaved else work)
+                except Exception as error:
+                    if turn.transaction is not None:
+                        await turn.transaction.give_up(error)
+                    raise
             if turn.transaction is not None:
-                turn.transaction.check()
+                turn.transaction.end_turn()
             self._finish(turn, result)
         except TimeoutError as error:
             # not the method's own TimeoutError, and not by the clock: timers may be early by a tick

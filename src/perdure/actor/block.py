@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
@@ -15,6 +15,7 @@ from perdure.actor.transaction import (
     Address,
     Grounds,
     Transaction,
+    all_of,
     current_transaction,
     transaction_of,
 )
@@ -150,8 +151,8 @@ async def _block(
     try:
         async with asyncio.timeout(timeout_s) as timeout:
             if outer is not None:
-                outer.check(turn)
-                async with _inside(outer, wanted):
+                async with outer.inside(turn):
+                    await _lock(outer, wanted)
                     yield
                 return
             transaction = Transaction(_home(turn), timeout)
@@ -183,34 +184,18 @@ async def _outermost(transaction: Transaction, wanted: _Wanted) -> AsyncIterator
         await _lock(transaction, wanted)
         yield
         durable = transaction.commit()
-    except BaseException:
-        transaction.roll_back()
+    except BaseException as error:
+        await transaction.give_up(error)
         raise
     finally:
         current_transaction.reset(token)
-    await _all(durable)
-
-
-@asynccontextmanager
-async def _inside(outer: Transaction, wanted: _Wanted) -> AsyncIterator[None]:
-    try:
-        await _lock(outer, wanted)
-        yield
-    except BaseException as error:
-        outer.fail_with(error)
-        raise
+    await all_of(durable)
 
 
 async def _lock(transaction: Transaction, wanted: _Wanted) -> None:
     """Lock them one after the other, in the one order that all keep to."""
     for address in sorted(wanted, key=lambda one: (one[0].name, one[1])):
         await transaction.lock(wanted[address], *address)
-
-
-async def _all(durable: Iterable["asyncio.Future[None]"]) -> None:
-    for outcome in await asyncio.gather(*durable, return_exceptions=True):
-        if outcome is not None:
-            raise outcome
 
 
 class _Retries:

@@ -74,8 +74,8 @@ class LockTurn(Turn, kw_only=True):
     def begin(self) -> bool:
         if self.refusal is not None:
             return False
-        self.activation.running = self
         self.activation.flush()  # what relaxed methods did: its loss is bounded, this may take long
+        self.activation.running = self
         self.before = self.activation.encoded
         self.is_granted = True
         self._settle()

@@ -16,7 +16,8 @@ a state that never was can do anything, loop included; and busy actors would sta
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -92,6 +93,7 @@ class Transaction:
         self._held: dict[Activation, LockTurn] = {}
         self._running: set[JoinedTurn] = set()
         self._failure: BaseException | None = None
+        self._inner_blocks = 0  # that are open
         self._is_kept = False  # the block has ended; it commits with its turn
         self._is_over = False
         self._home_before = b""
@@ -101,15 +103,6 @@ class Transaction:
             self._home_before = home.activation.snapshot(home)
             self._effects_before = copy_of(home.effects)
             home.transaction = self
-
-    @property
-    def is_kept(self) -> bool:
-        """True when its block has ended, but it goes on until its turn ends.
-
-        So it is in calls with an idempotency key, and in deliveries: if the block's commit came
-        first, a crash before the turn's end would let the repeat do it a second time.
-        """
-        return self._is_kept
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -205,13 +198,30 @@ class Transaction:
             raise NotRunningError("a task has outlived the transaction that it called actors in")
         if self._failure is not None:
             raise TransactionError("a block inside this transaction failed") from self._failure
-        for activation in self._held:
+        self._refuse_lost()
+
+    def _refuse_lost(self) -> None:
+        for activation in self._everyone():
             if activation.dead is not None:
                 raise activation.dead
 
-    def fail_with(self, error: BaseException) -> None:
-        """A block inside has failed: what it did cannot be told from the rest, so all fails."""
-        self._failure = self._failure or error
+    def _everyone(self) -> list[Activation]:
+        return [*self._held, *([] if self.home is None else [self.home.activation])]
+
+    @asynccontextmanager
+    async def inside(self, turn: Turn | None) -> AsyncIterator[None]:
+        """A block inside this one is part of it. If it fails, what it did cannot be told from the
+        rest, so all fails."""
+        self.check(turn)
+        self._inner_blocks += 1
+        try:
+            yield
+            self.check(turn)
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            self._inner_blocks -= 1
 
     # -- locks -----------------------------------------------------------------------------------
 
@@ -300,21 +310,34 @@ class Transaction:
     # -- the end ---------------------------------------------------------------------------------
 
     def commit(self) -> "list[asyncio.Future[None]]":
-        """End the block well; returns what to wait for until all of it is durable."""
-        self.check()
-        if self._running or self.waits_for:
-            raise TransactionError("the block has ended, but not all calls in it; await them")
+        """End the block well; returns what to wait for until all of it is durable.
+
+        In calls with an idempotency key, and in deliveries, it goes on until the turn ends: if the
+        block's commit came first, a crash before that would let the repeat do it a second time.
+        """
+        self._refuse_open_ends()
         home = self.home
         if home is not None and (home.request_id is not None or home.is_delivery):
             self._is_kept = True
             return []
         return self._commit_with_home()
 
+    def end_turn(self) -> None:
+        """The turn that has opened it is about to end well, and to commit; raises why it cannot."""
+        if not self._is_kept:
+            raise TransactionError(f"{self.home} has ended, but not its transaction; await it")
+        self._refuse_open_ends()
+
+    def _refuse_open_ends(self) -> None:
+        self.check()
+        if self._running or self.waits_for or self._inner_blocks:
+            raise TransactionError("a transaction has ended, but not all calls in it; await them")
+
     def save(self, turn: Turn) -> None:
         """Commit in the middle of the turn that has opened it, if its block has ended."""
         if not self._is_kept or turn is not self.home:
             raise TransactionError(f"{turn}: save() in a transaction; its end commits everything")
-        self.check()
+        self._refuse_open_ends()
         self._commit_with_home()
 
     def _commit_with_home(self) -> "list[asyncio.Future[None]]":
@@ -337,22 +360,41 @@ class Transaction:
             if lock.is_written:
                 activation.join(lock, lock.records.values())
                 commit = activation.commit
-        everyone = list(self._held)
-        if self.home is not None:
-            everyone.append(self.home.activation)
-        # of several commits each is waited for: those that read may have seen of both
-        commits = {one.commit for one in everyone} if commit is None else {commit}
+        everyone = self._everyone()
         if commit is not None and len(everyone) > 1:
             commit.links.append(everyone)
-        durable = []
-        for one in commits:
-            if one is not None:
-                waiter = asyncio.get_running_loop().create_future()
-                one.hold_future(waiter, *everyone)
-                durable.append(waiter)
+        durable = self._seen()
         self._is_over = True
         self._let_go()
         return durable
+
+    def _seen(self) -> "list[asyncio.Future[None]]":
+        """What to wait for until all that it has seen, or done, is durable."""
+        everyone = self._everyone()
+        waiters = []
+        for commit in {one.commit for one in everyone if one.commit is not None}:
+            waiter = asyncio.get_running_loop().create_future()
+            commit.hold_future(waiter, *everyone)
+            waiters.append(waiter)
+        return waiters
+
+    async def give_up(self, error: BaseException) -> None:
+        """Undo everything, and wait until what it has seen is durable: the error that gets out may
+        rest on that. Raises why that will never be.
+
+        Cancellation waits for nothing, and a conflict tells nothing.
+        """
+        if self._is_over:
+            return
+        if not isinstance(error, Exception) or isinstance(error, TransactionConflictError):
+            self.roll_back()
+            return
+        try:
+            self._refuse_lost()  # its gate has broken already
+            seen = self._seen()
+        finally:
+            self.roll_back()
+        await all_of(seen)
 
     def roll_back(self) -> None:
         """Undo everything, unless it has ended already. Calls that still run are cut off; the last
@@ -364,6 +406,7 @@ class Transaction:
         if home is not None and not home.finished and home.activation.dead is None:
             home.activation.put_back(self._home_before)
             home.effects = self._effects_before
+        self._leave_home()
         for lock in list(self._asked.values()):
             lock.fail(NotRunningError("the transaction has ended"))
         for turn in self._running:
@@ -377,8 +420,18 @@ class Transaction:
             lock.roll_back()
         self._let_go()
 
+    def _leave_home(self) -> None:
+        if self.home is not None and self.home.transaction is self:
+            self.home.transaction = None  # else it is the next run's
+
     def _let_go(self) -> None:
-        if self.home is not None:
-            self.home.transaction = None
+        self._leave_home()
         for lock in self._held.values():
             lock.release()
+
+
+async def all_of(waiters: "Iterable[asyncio.Future[None]]") -> None:
+    """Wait for all of them, then raise the first error."""
+    for error in await asyncio.gather(*waiters, return_exceptions=True):
+        if error is not None:
+            raise error
