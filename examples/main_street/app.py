@@ -11,12 +11,12 @@ pages hold nothing:
 
 from perdure import App
 
-from .accounts import Account
+from .accounts import Account, Tries
 from .cart import Cart
 from .memory import Starts
 from .pages import site
 from .plaza import Plaza
 from .sessions import Session, identify
 
-app = App(Cart, Account, Session, Plaza, Starts, identify=identify, mount=site)
+app = App(Cart, Account, Tries, Session, Plaza, Starts, identify=identify, mount=site)
 site.state.perdure = app

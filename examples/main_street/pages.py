@@ -19,7 +19,7 @@ from starlette.templating import Jinja2Templates
 from perdure import DomainError, PerdureError
 
 from . import memory
-from .accounts import PASSWORD_LENGTH_MIN, Account, Refused, normal_email
+from .accounts import PASSWORD_LENGTH_MIN, Refused, Tries, normal_email, sign_up
 from .cart import QTY_MAX, Cart
 from .catalogue import ARTICLES, total_cents
 from .plaza import Crowd
@@ -80,17 +80,17 @@ async def enter(request: Request) -> Response:
 
 
 async def _log_in(form: Any) -> User | None:
-    account = Account.at(normal_email(str(form.get("email", ""))))
-    return await account.log_in(str(form.get("password", "")))
+    tries = Tries.at(normal_email(str(form.get("email", ""))))
+    return await tries.log_in(str(form.get("password", "")))
 
 
 async def _sign_up(form: Any) -> User:
     name = "".join(filter(str.isprintable, " ".join(str(form.get("name", "")).split())))[:24]
     if not name:
         raise Refused("Please give a name; others see it on the plaza.")
-    account = Account.at(normal_email(str(form.get("email", ""))))
+    email = normal_email(str(form.get("email", "")))
     user = User(secrets.token_hex(16), name, secrets.choice(COLOURS))
-    return await account.sign_up(user, str(form.get("password", "")))
+    return await sign_up(email, user, str(form.get("password", "")))
 
 
 async def leave(request: Request) -> Response:

@@ -7,6 +7,7 @@ is asked on every request, so a session that was ended is ended everywhere at on
 import hashlib
 import secrets
 import time
+from datetime import timedelta
 
 import msgspec
 from starlette.requests import HTTPConnection
@@ -14,7 +15,8 @@ from starlette.responses import Response
 
 from perdure import Actor, Caller, read
 
-SESSION_S = 14 * 86_400
+SESSION_S = 14 * 86_400  # then even a token that is used every day ends
+IDLE_MAX = timedelta(days=3)
 
 
 class User(msgspec.Struct, frozen=True):
@@ -25,8 +27,8 @@ class User(msgspec.Struct, frozen=True):
     colour: str
 
 
-class Session(Actor):
-    """One browser that is logged in."""
+class Session(Actor, ttl=IDLE_MAX):
+    """One browser that is logged in, until it logs out or stays away."""
 
     user: User | None = None
     expires_at_s: float = 0.0
@@ -39,7 +41,7 @@ class Session(Actor):
         return self.user if time.time() < self.expires_at_s else None
 
     async def end(self) -> None:
-        self.user = None
+        self.forget()
 
 
 def key_of(token: str) -> str:

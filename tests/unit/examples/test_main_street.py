@@ -11,7 +11,9 @@ import httpx
 from examples.main_street.app import app
 from examples.main_street.cart import Cart, merge
 from examples.main_street.plaza import Plaza, Visitor, Wish
-from examples.main_street.sessions import User
+from examples.main_street.sessions import IDLE_MAX, Session, User
+
+from perdure.testing import VirtualClock, async_test, running
 
 HTTP, HTTPS = "http://street.test", "https://street.test"
 OWN = {"origin": HTTP}
@@ -162,6 +164,41 @@ async def test_an_address_is_one_account_however_it_is_typed() -> None:
     async with browser() as client:
         assert (await log_in(client, email="ADA@example.ORG")).status_code == 303
         assert (await sign_up(client, email="aDa@example.org")).status_code == 422
+
+
+@on_the_street
+async def test_of_two_who_want_one_address_at_once_one_gets_it() -> None:
+    async with browser() as ada, browser() as eve:
+        answers = await asyncio.gather(sign_up(ada), sign_up(eve, name="Eve"))
+        assert sorted(answer.status_code for answer in answers) == [303, 422]
+        refused = max(answers, key=lambda answer: answer.status_code)
+        assert "This address has an account already" in refused.text
+        stored = await app.store.actor_types()
+        assert (stored["account"], stored["session"]) == (1, 1)
+
+
+@on_the_street
+async def test_what_is_not_needed_any_more_is_forgotten() -> None:
+    async with browser() as client:
+        await sign_up(client)
+        await log_in(client, password="a wrong password")
+        await client.post("/logout")
+        assert {"tries"} == {"tries", "session"} & set(await app.store.actor_types())
+        await log_in(client)
+        assert {"session"} == {"tries", "session"} & set(await app.store.actor_types())
+
+
+@async_test
+async def test_a_session_ends_when_nobody_comes_back() -> None:
+    clock = VirtualClock()
+    async with running(Session, clock=clock):
+        session, user = Session.at("s"), User("a", "Ada", "#d9482b")
+        await session.begin(user)
+        for _ in range(2):
+            await clock.advance(IDLE_MAX.total_seconds() * 0.9)
+            assert await session.who() == user
+        await clock.advance(IDLE_MAX.total_seconds() * 1.1)
+        assert await session.who() is None
 
 
 @on_the_street
