@@ -4,7 +4,7 @@ import time
 
 import msgspec
 
-from perdure import Actor, DomainError, expose, owner, read
+from perdure import Actor, DomainError, expose, live, owner
 
 from .catalogue import ARTICLES, total_cents
 
@@ -39,7 +39,7 @@ class Cart(Actor):
     merged: list[str] = []  # a user's cart: the guests' carts it has taken in
 
     @expose(access=owner)
-    @read
+    @live
     async def view(self) -> CartView:
         return CartView(self.lines, self.orders, self.given_to)
 

@@ -39,7 +39,9 @@ async def street(request: Request) -> Response:
 
 
 async def cart(request: Request) -> Response:
-    return await _page(request, "cart.html", total_cents=total_cents)
+    visit = request.state.visit
+    watched = visit.cart_key if visit.user or visit.guest else None
+    return await _page(request, "cart.html", total_cents=total_cents, watched=watched)
 
 
 async def change_cart(request: Request) -> Response:

@@ -49,6 +49,11 @@ def key_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
+def guest_key(token: str) -> str:
+    """The key of the cart of somebody who is not logged in."""
+    return f"guest-{key_of(token)}"
+
+
 async def log_in(request: HTTPConnection, response: Response, user: User) -> None:
     """Begin a session under a token that nobody has seen before; the one before it ends."""
     await log_out(request, response)
@@ -71,9 +76,14 @@ async def user_of(connection: HTTPConnection) -> User | None:
 
 
 async def identify(connection: HTTPConnection) -> Caller | None:
-    """The same for the actors' own HTTP routes; an actor's `owner` is the caller with its key."""
-    user = await user_of(connection)
-    return Caller(user.id) if user else None
+    """The same for the actors' own HTTP routes; an actor's `owner` is the caller with its key.
+
+    A guest is the owner of the guest's cart, and of nothing else.
+    """
+    if user := await user_of(connection):
+        return Caller(user.id)
+    guest = cookie(connection, "guest")
+    return Caller(guest_key(guest)) if guest else None
 
 
 def cookie(connection: HTTPConnection, name: str) -> str | None:

@@ -11,7 +11,7 @@ import httpx
 from examples.main_street.app import app
 from examples.main_street.cart import Cart, merge
 from examples.main_street.plaza import Plaza, Visitor, Wish
-from examples.main_street.sessions import IDLE_MAX, Session, User
+from examples.main_street.sessions import IDLE_MAX, Session, User, guest_key
 
 from perdure.testing import VirtualClock, async_test, running
 
@@ -312,6 +312,11 @@ async def test_only_the_owner_reaches_a_cart_over_http() -> None:
         path = f"/cart/{rows[0].key}/view"
         assert (await ada.get(path)).json()["lines"] == {"tea": 1}
         assert (await guest.get(path)).status_code == 401
+        await add(guest, "mug")
+        assert (await guest.get(path)).status_code == 403
+        own = f"/cart/{guest_key(guest.cookies['guest'])}/view"
+        assert (await guest.get(own)).json()["lines"] == {"mug": 1}
+        assert (await ada.get(own)).status_code == 403
         await sign_up(guest, email="eve@example.org")
         assert (await guest.get(path)).status_code == 403
 
