@@ -4,7 +4,8 @@ An App is its actor classes, who calls them, and the pages around them. The acto
 pages hold nothing:
 
     catalogue.py  what is sold            sessions.py  who is behind a request
-    cart.py       carts and orders        visit.py     one request's visitor, and their cart
+    cart.py       carts                   visit.py     one request's visitor, and their cart
+    orders.py     what was bought
     accounts.py   who may log in          pages.py     forms and pages
     plaza.py      the map, live           memory.py    a look into the store
 """
@@ -14,9 +15,10 @@ from perdure import App
 from .accounts import Account, Tries
 from .cart import Cart
 from .memory import Starts
+from .orders import Order
 from .pages import site
 from .plaza import Plaza
 from .sessions import Session, identify
 
-app = App(Cart, Account, Tries, Session, Plaza, Starts, identify=identify, mount=site)
+app = App(Cart, Order, Account, Tries, Session, Plaza, Starts, identify=identify, mount=site)
 site.state.perdure = app

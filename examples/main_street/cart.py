@@ -1,15 +1,16 @@
-"""Carts, orders, and how a guest's cart becomes a user's without losing or doubling a line."""
+"""Carts, and how a guest's cart becomes a user's without losing or doubling a line."""
 
-import time
+import secrets
 
 import msgspec
 
-from perdure import Actor, DomainError, expose, live, owner
+from perdure import Actor, DomainError, expose, live, owner, transaction
 
 from .catalogue import ARTICLES, total_cents
+from .orders import Order
 
 QTY_MAX = 99
-KEPT_MAX = 50  # orders and notes; the newest stay: what one actor holds should be small
+KEPT_MAX = 50  # notes; the newest stay: what one actor holds should be small
 
 
 class CartRefused(DomainError):
@@ -18,15 +19,8 @@ class CartRefused(DomainError):
     status = 409
 
 
-class Order(msgspec.Struct, frozen=True):
-    lines: dict[str, int]
-    total_cents: int
-    at_s: float
-
-
 class CartView(msgspec.Struct, frozen=True):
     lines: dict[str, int] = {}
-    orders: list[Order] = []
     given_to: str | None = None
 
 
@@ -34,14 +28,13 @@ class Cart(Actor):
     """One shopper's cart. Its key is the user's id, or guest-… for somebody not logged in."""
 
     lines: dict[str, int] = {}
-    orders: list[Order] = []
     given_to: str | None = None  # a guest's cart: the user it went to, once and for all
     merged: list[str] = []  # a user's cart: the guests' carts it has taken in
 
     @expose(access=owner)
     @live
     async def view(self) -> CartView:
-        return CartView(self.lines, self.orders, self.given_to)
+        return CartView(self.lines, self.given_to)
 
     @expose(access=owner)
     async def put(self, sku: str, qty: int) -> None:
@@ -58,10 +51,12 @@ class Cart(Actor):
 
     @expose(access=owner)
     async def check_out(self) -> None:
-        """Turn the lines into an order. One turn: there is never an order and a full cart too."""
+        """Make the lines an order. One transaction: never an order and a full cart too."""
         if self.lines:
-            order = Order(self.lines, total_cents(self.lines), time.time())
-            self.orders, self.lines = [order, *self.orders][:KEPT_MAX], {}
+            async with transaction():
+                order = Order.at(secrets.token_hex(16))
+                await order.place(self.key, self.lines, total_cents(self.lines))
+                self.lines = {}
 
     async def give_to(self, user_id: str) -> dict[str, int]:
         """Close this guest's cart for good; says what it held, but only to its first taker."""

@@ -22,12 +22,14 @@ from . import memory
 from .accounts import PASSWORD_LENGTH_MIN, Refused, Tries, normal_email, sign_up
 from .cart import QTY_MAX, Cart
 from .catalogue import ARTICLES, total_cents
+from .orders import Status, orders_of
 from .plaza import Crowd
 from .sessions import User, log_in, log_out
 from .visit import guard
 
 HERE = Path(__file__).parent
-PLACES = ("/", "/cart", "/plaza", "/memory")  # the only places that `next` may lead to
+PLACES = ("/", "/cart", "/orders", "/plaza", "/memory")  # the only places that `next` may lead to
+ORDERS_BY_CART = 3
 COLOURS = ("#d9482b", "#1f8a70", "#3867d6", "#b8860b", "#8e44ad", "#c2347c", "#2a7fa8", "#5f7d1c")
 
 templates = Jinja2Templates(HERE / "templates")
@@ -41,7 +43,9 @@ async def street(request: Request) -> Response:
 async def cart(request: Request) -> Response:
     visit = request.state.visit
     watched = visit.cart_key if visit.user or visit.guest else None
-    return await _page(request, "cart.html", total_cents=total_cents, watched=watched)
+    newest = await orders_of(visit.user.id, rows=ORDERS_BY_CART) if visit.user else []
+    context: dict[str, Any] = {"total_cents": total_cents, "watched": watched, "orders": newest}
+    return await _page(request, "cart.html", **context)
 
 
 async def change_cart(request: Request) -> Response:
@@ -62,6 +66,17 @@ async def check_out(request: Request) -> Response:
         return RedirectResponse("/login?next=/cart", 303)
     await Cart.at(user.id, request_id=_request_id(form)).check_out()
     return _back(form, "/cart")
+
+
+async def orders(request: Request) -> Response:
+    """All of one's orders, or those of one status, the newest first."""
+    user, asked = request.state.visit.user, request.query_params
+    if user is None:
+        return RedirectResponse("/login?next=/orders", 303)
+    status = next((known for known in Status if known.value == asked.get("status")), None)
+    found = await orders_of(user.id, status, asked.get("after"))
+    context: dict[str, Any] = {"chosen": status, "statuses": list(Status), "orders": found}
+    return await _page(request, "orders.html", next=found.cursor, **context)
 
 
 async def enter(request: Request) -> Response:
@@ -156,6 +171,7 @@ site = Starlette(
         Route("/cart", cart),
         Route("/cart/change", change_cart, methods=["POST"]),
         Route("/cart/check-out", check_out, methods=["POST"]),
+        Route("/orders", orders),
         Route("/login", enter, methods=["GET", "POST"]),
         Route("/signup", enter, methods=["GET", "POST"]),
         Route("/logout", leave, methods=["POST"]),

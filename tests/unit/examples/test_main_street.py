@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from examples.main_street.app import app
 from examples.main_street.cart import Cart, merge
+from examples.main_street.orders import SHIPPED_AFTER, Order, Status
 from examples.main_street.plaza import Plaza, Visitor, Wish
 from examples.main_street.sessions import IDLE_MAX, Session, User, guest_key
 
@@ -298,6 +299,48 @@ async def test_a_click_sent_twice_counts_once() -> None:
         for _ in range(2):
             await client.post("/cart/check-out", data={"request_id": "one-order"})
         assert (await client.get("/cart")).text.count("1 × Harbour tea") == 1
+
+
+@on_the_street
+async def test_orders_are_listed_by_status_and_page_by_page() -> None:
+    async with browser() as ada, browser() as bob:
+        await sign_up(ada)
+        await sign_up(bob, email="bob@example.org")
+        for number in range(1, 13):
+            await ada.post("/cart/change", data={"sku": "tea", "qty": str(number)})
+            await ada.post("/cart/check-out", data={"request_id": f"order-{number}"})
+        found = [row async for row in Order.where(status=Status.OPEN).order_by("placed_at")]
+        await found[0].reference.ship()
+        first = await ada.get("/orders")
+        assert ordered(first) == list(range(12, 2, -1))
+        older = re.search(r'href="(/orders\?after=[^"]+)"', first.text)
+        assert older
+        assert ordered(await ada.get(older[1])) == [2, 1]
+        assert ordered(await ada.get("/orders?status=shipped")) == [1]
+        first = await ada.get("/orders?status=open")
+        more = re.search(r'href="(/orders\?status=open&amp;after=[^"]+)"', first.text)
+        assert more
+        assert ordered(await ada.get(more[1].replace("&amp;", "&"))) == [2]
+        assert ordered(await bob.get("/orders")) == []
+        assert (await ada.get("/orders?after=nonsense")).status_code == 422
+    async with browser() as guest:
+        assert (await guest.get("/orders")).headers["location"] == "/login?next=/orders"
+
+
+def ordered(page: httpx.Response) -> list[int]:
+    assert page.status_code == 200
+    return [int(qty) for qty in re.findall("([0-9]+) × Harbour tea", page.text)]
+
+
+@async_test
+async def test_an_order_is_shipped_in_time() -> None:
+    clock = VirtualClock()
+    async with running(Order, clock=clock):
+        await Order.at("1").place("ada", {"tea": 1}, 640)
+        await clock.advance(SHIPPED_AFTER.total_seconds() - 1)
+        assert len(await Order.where(status=Status.OPEN)) == 1
+        await clock.advance(1)
+        assert [row.key for row in await Order.where(status=Status.SHIPPED)] == ["1"]
 
 
 @on_the_street
