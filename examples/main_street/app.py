@@ -3,10 +3,10 @@
 An App is its actor classes, who calls them, and the pages around them. The actors remember, the
 pages hold nothing:
 
-    catalogue.py  what is sold            sessions.py  who is behind a request
+    catalogue.py  what is sold            accounts.py  who may log in
+    stock.py      how much is left        sessions.py  who is behind a request
     cart.py       carts                   visit.py     one request's visitor, and their cart
-    orders.py     what was bought
-    accounts.py   who may log in          pages.py     forms and pages
+    orders.py     what was bought         pages.py     forms and pages
     plaza.py      the map, live           memory.py    a look into the store
 """
 
@@ -19,6 +19,7 @@ from .orders import Order
 from .pages import site
 from .plaza import Plaza
 from .sessions import Session, identify
+from .stock import Stock
 
-app = App(Cart, Order, Account, Tries, Session, Plaza, Starts, identify=identify, mount=site)
+app = App(Cart, Stock, Order, Account, Tries, Session, Plaza, Starts, identify=identify, mount=site)
 site.state.perdure = app

@@ -25,6 +25,7 @@ from .catalogue import ARTICLES, total_cents
 from .orders import Status, orders_of
 from .plaza import Crowd
 from .sessions import User, log_in, log_out
+from .stock import left_of_scarce
 from .visit import guard
 
 HERE = Path(__file__).parent
@@ -37,7 +38,7 @@ templates.env.filters["money"] = lambda cents: f"{cents / 100:.2f} €"
 
 
 async def street(request: Request) -> Response:
-    return await _page(request, "street.html")
+    return await _page(request, "street.html", left=await left_of_scarce())
 
 
 async def cart(request: Request) -> Response:

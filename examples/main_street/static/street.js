@@ -12,6 +12,8 @@ export function tell(text, good = false) {
 export const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 export function fillTimes(root = document) {
+  for (const time of root.querySelectorAll("time[data-until]"))
+    time.textContent = new Date(time.dataset.until * 1000).toLocaleTimeString([], { timeStyle: "short" });
   for (const time of root.querySelectorAll("time[data-at]"))
     time.textContent = new Date(time.dataset.at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 }

@@ -8,11 +8,13 @@ from functools import wraps
 from typing import Any
 
 import httpx
+import pytest
 from examples.main_street.app import app
-from examples.main_street.cart import Cart, merge
+from examples.main_street.cart import Cart, CartView, merge
 from examples.main_street.orders import SHIPPED_AFTER, Order, Status
 from examples.main_street.plaza import Plaza, Visitor, Wish
 from examples.main_street.sessions import IDLE_MAX, Session, User, guest_key
+from examples.main_street.stock import HELD_FOR, SoldOut, Stock
 
 from perdure.testing import VirtualClock, async_test, running
 
@@ -341,6 +343,93 @@ async def test_an_order_is_shipped_in_time() -> None:
         assert len(await Order.where(status=Status.OPEN)) == 1
         await clock.advance(1)
         assert [row.key for row in await Order.where(status=Status.SHIPPED)] == ["1"]
+
+
+@async_test
+async def test_what_is_scarce_is_held_for_ten_minutes_and_then_given_back() -> None:
+    clock = VirtualClock()
+    async with running(Cart, Stock, Order, clock=clock):
+        ada, bob, shelf = Cart.at("ada"), Cart.at("bob"), Stock.at("plant")
+        await ada.put("plant", 3)
+        assert await shelf.left() == 0
+        with pytest.raises(SoldOut):
+            await bob.add("plant")
+        assert (await bob.view()).lines == {}
+        await clock.advance(HELD_FOR.total_seconds() - 1)
+        assert (await ada.view()).lines == {"plant": 3}
+        await clock.advance(1)
+        assert await ada.view() == CartView()
+        await bob.add("plant")
+        assert (await bob.view()).held["plant"].qty == 1
+        assert await shelf.left() == 2
+
+
+@async_test
+async def test_what_is_bought_does_not_come_back() -> None:
+    clock = VirtualClock()
+    async with running(Cart, Stock, Order, clock=clock):
+        await Cart.at("ada").put("plant", 2)
+        await Cart.at("ada").put("plant", 1)
+        assert await Stock.at("plant").left() == 2
+        await Cart.at("ada").check_out()
+        await Cart.at("bob").add("plant")
+        await Cart.at("bob").put("plant", 0)
+        await clock.advance(HELD_FOR.total_seconds())
+        assert await Stock.at("plant").left() == 2
+
+
+@async_test
+async def test_an_order_of_what_is_held_no_more_leaves_nothing_behind() -> None:
+    async with running(Cart, Stock, Order):
+        cart = Cart.at("ada")
+        await cart.put("tea", 1)
+        await cart.put("plant", 1)
+        await Stock.at("plant").hold("ada", 0)  # as if the timer had rung, before the cart hears
+        with pytest.raises(SoldOut):
+            await cart.check_out()
+        assert (await cart.view()).lines == {"tea": 1, "plant": 1}
+        assert len(await Order.where(customer="ada")) == 0
+
+
+@async_test
+async def test_news_of_an_old_hold_does_not_take_a_new_one_away() -> None:
+    async with running(Cart, Stock, Order):
+        cart = Cart.at("ada")
+        await cart.put("plant", 1)
+        old = (await cart.view()).held["plant"]
+        await cart.put("plant", 2)
+        await cart.lose("plant", old)
+        assert (await cart.view()).lines == {"plant": 2}
+
+
+@async_test
+async def test_what_a_guest_holds_is_held_for_the_user_once() -> None:
+    clock = VirtualClock()
+    async with running(Cart, Stock, Order, clock=clock):
+        await Cart.at("guest").add("plant")
+        await Cart.at("user").add("plant")
+        lines = await Cart.at("guest").give_to("user")
+        await Stock.at("plant").hand_over("guest", "user")  # and dies before `absorb` commits
+        await merge("guest", "user")
+        await Cart.at("user").absorb("guest", lines)
+        assert (await Cart.at("user").view()).lines == {"plant": 2}
+        assert await Stock.at("plant").left() == 1
+        await clock.advance(HELD_FOR.total_seconds())
+        assert (await Cart.at("user").view()).lines == {}
+        assert await Stock.at("plant").left() == 3
+
+
+@on_the_street
+async def test_the_shop_says_what_is_left_and_for_whom_it_is_held() -> None:
+    async with browser() as ada, browser() as bob:
+        assert "3 left" in (await bob.get("/")).text
+        await ada.post("/cart/change", data={"sku": "plant", "qty": "3"})
+        assert "Held for you until" in (await ada.get("/cart")).text
+        assert "None left" in (await bob.get("/")).text
+        refused = await add(bob, "plant")
+        assert refused.status_code == 409
+        assert "Somebody was faster" in refused.text
+        assert await count(bob) == 0
 
 
 @on_the_street
