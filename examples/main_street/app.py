@@ -7,13 +7,15 @@ pages hold nothing:
     stock.py      how much is left        sessions.py  who is behind a request
     cart.py       carts                   visit.py     one request's visitor, and their cart
     orders.py     what was bought         pages.py     forms and pages
-    plaza.py      the map, live           memory.py    a look into the store
+    gifts.py      money that moves        memory.py    a look into the store
+    plaza.py      the map, live
 """
 
 from perdure import App
 
 from .accounts import Account, Tries
 from .cart import Cart
+from .gifts import Wallet
 from .memory import Starts
 from .orders import Order
 from .pages import site
@@ -21,5 +23,19 @@ from .plaza import Plaza
 from .sessions import Session, identify
 from .stock import Stock
 
-app = App(Cart, Stock, Order, Account, Tries, Session, Plaza, Starts, identify=identify, mount=site)
+ACTORS = (Cart, Stock, Order, Wallet, Account, Tries, Session, Plaza, Starts)
+
+app = App(*ACTORS, identify=identify, mount=site)
+    Cart,
+    Stock,
+    Order,
+    Wallet,
+    Account,
+    Tries,
+    Session,
+    Plaza,
+    Starts,
+    identify=identify,
+    mount=site,
+)
 site.state.perdure = app

@@ -22,6 +22,7 @@ from . import memory
 from .accounts import PASSWORD_LENGTH_MIN, Refused, Tries, normal_email, sign_up
 from .cart import QTY_MAX, Cart
 from .catalogue import ARTICLES, total_cents
+from .gifts import Wallet, cents_of, give
 from .orders import Status, orders_of
 from .plaza import Crowd
 from .sessions import User, log_in, log_out
@@ -29,7 +30,14 @@ from .stock import left_of_scarce
 from .visit import guard
 
 HERE = Path(__file__).parent
-PLACES = ("/", "/cart", "/orders", "/plaza", "/memory")  # the only places that `next` may lead to
+PLACES = (
+    "/",
+    "/cart",
+    "/orders",
+    "/gifts",
+    "/plaza",
+    "/memory",
+)  # where `next` may lead
 ORDERS_BY_CART = 3
 COLOURS = ("#d9482b", "#1f8a70", "#3867d6", "#b8860b", "#8e44ad", "#c2347c", "#2a7fa8", "#5f7d1c")
 
@@ -78,6 +86,22 @@ async def orders(request: Request) -> Response:
     found = await orders_of(user.id, status, asked.get("after"))
     context: dict[str, Any] = {"chosen": status, "statuses": list(Status), "orders": found}
     return await _page(request, "orders.html", next=found.cursor, **context)
+
+
+async def gifts(request: Request) -> Response:
+    """One's balance, and the form to give some of it away."""
+    user, form, error, status = request.state.visit.user, await request.form(), "", 200
+    if user is None:
+        return RedirectResponse("/login?next=/gifts", 303)
+    if request.method == "POST":
+        try:
+            email, cents = normal_email(str(form.get("email"))), cents_of(str(form.get("amount")))
+            await give(user.id, email, cents, _request_id(form))
+            return RedirectResponse("/gifts", 303)
+        except DomainError as refusal:
+            error, status = str(refusal), refusal.status
+    context = {"balance_cents": await Wallet.at(user.id).balance_cents(), "fields": form}
+    return await _page(request, "gifts.html", status, error=error, **context)
 
 
 async def enter(request: Request) -> Response:
@@ -173,6 +197,7 @@ site = Starlette(
         Route("/cart/change", change_cart, methods=["POST"]),
         Route("/cart/check-out", check_out, methods=["POST"]),
         Route("/orders", orders),
+        Route("/gifts", gifts, methods=["GET", "POST"]),
         Route("/login", enter, methods=["GET", "POST"]),
         Route("/signup", enter, methods=["GET", "POST"]),
         Route("/logout", leave, methods=["POST"]),

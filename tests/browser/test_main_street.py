@@ -313,6 +313,15 @@ def test_a_cart_in_two_tabs_is_one_cart(visit: Callable[..., Page]) -> None:
     expect(shop.locator(".orders li")).to_have_count(1)
 
 
+def test_the_cart_shows_for_how_long_it_is_held(visit: Callable[..., Page]) -> None:
+    page = visit()
+    add(page, "plant")
+    page.goto("/cart")
+    expect(page.locator(".held")).to_have_text(re.compile("Held for you until .*[0-9]:[0-9]{2}"))
+    page.get_by_role("button", name="One less: Window fern").click()
+    expect(page.locator("main")).to_contain_text("Nothing in it yet")
+
+
 def test_a_cart_is_watched_through_a_kill(visit: Callable[..., Page]) -> None:
     shop = visit()
     add(shop, "tea")
@@ -344,7 +353,7 @@ def test_no_page_scrolls_sideways_on_a_phone(visit: Callable[..., Page], width: 
     page.goto("/cart")
     page.get_by_role("button", name="Place the order").click()
     expect(page.locator(".orders")).to_be_visible()
-    for path in ("/", "/cart", "/plaza", "/memory", "/nowhere"):
+    for path in ("/", "/cart", "/orders", "/gifts", "/plaza", "/memory", "/nowhere"):
         page.goto(path)
         assert _is_as_wide_as_the_screen(page, width), path
 

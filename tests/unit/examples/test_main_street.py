@@ -432,6 +432,53 @@ async def test_the_shop_says_what_is_left_and_for_whom_it_is_held() -> None:
         assert await count(bob) == 0
 
 
+async def give_to(client: httpx.AsyncClient, **fields: str) -> httpx.Response:
+    return await client.post("/gifts", data={"email": "bob@example.org"} | fields)
+
+
+async def balance(client: httpx.AsyncClient) -> str:
+    found = re.search(r'balance <b class="price">([0-9.]+)', (await client.get("/gifts")).text)
+    assert found
+    return found[1]
+
+
+@on_the_street
+async def test_a_gift_moves_once_and_wholly() -> None:
+    async with browser() as ada, browser() as bob:
+        await sign_up(ada)
+        await sign_up(bob, email="bob@example.org")
+        for _ in range(2):
+            answer = await give_to(ada, amount="2,5", request_id="one-gift")
+            assert answer.status_code == 303
+        assert (await balance(ada), await balance(bob)) == ("7.50", "12.50")
+        for fields in (
+            {"amount": "7.51"},
+            {"amount": "0"},
+            {"amount": "-1"},
+            {"amount": "1.005"},
+            {"amount": "1", "email": "nobody@example.org"},
+            {"amount": "1", "email": ADA["email"]},
+        ):
+            assert (await give_to(ada, **fields)).status_code == 422, fields
+        assert (await balance(ada), await balance(bob)) == ("7.50", "12.50")
+    async with browser() as guest:
+        answer = await give_to(guest, amount="1")
+        assert answer.headers["location"] == "/login?next=/gifts"
+
+
+@on_the_street
+async def test_two_who_give_to_each_other_at_once_both_do() -> None:
+    async with browser() as ada, browser() as bob:
+        await sign_up(ada)
+        await sign_up(bob, email="bob@example.org")
+        answers = await asyncio.gather(
+            *(give_to(ada, amount="0.50") for _ in range(10)),
+            *(give_to(bob, amount="0.30", email=ADA["email"]) for _ in range(10)),
+        )
+        assert {answer.status_code for answer in answers} == {303}
+        assert (await balance(ada), await balance(bob)) == ("8.00", "12.00")
+
+
 @on_the_street
 async def test_only_the_owner_reaches_a_cart_over_http() -> None:
     async with browser() as ada, browser() as guest:
