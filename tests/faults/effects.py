@@ -111,7 +111,7 @@ class Account(Actor):
     @expose
     async def hand(self, to: str, cents: int) -> None:
         """Give within a transaction; the receiver has it before the giver turns out to be poor."""
-        async with transaction(Account.at(self.key), Account.at(to)):
+        async with transaction(Account.at(to)):
             await Account.at(to).put(cents)
             await self.take(cents)
 

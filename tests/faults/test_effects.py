@@ -252,9 +252,11 @@ class Watcher:
                 return
 
     def _take(self, text: str) -> None:
-        fields = dict(line.split(": ", 1) for line in text.splitlines() if not line.startswith(":"))
+        lines = [line.partition(": ") for line in text.split("\n")]
+        fields = {name: value for name, _, value in lines}
         if "data" not in fields:
             return
+        assert fields["event"] in ("snapshot","patch"), text
         data, before = json.loads(fields["data"]), self.value.get("count", 0)
         self.events += 1
         self.patches += fields["event"] == "patch"
