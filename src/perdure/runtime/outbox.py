@@ -26,6 +26,7 @@ from perdure.actor.messages import OUTLET
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
+from perdure.base import points
 from perdure.base.clock import Clock
 from perdure.base.codec import decoder
 from perdure.base.errors import NotFoundError, PerdureError, StoreError
@@ -165,6 +166,7 @@ class Outbox:
             self._ready.append(line)
             return
         self._under_way += 1
+        points.reach("before_delivery")
         message = line.messages[0]
         if message.stream.receiver_type.startswith(OUTLET):
             self._courier.spawn(self._deliver_outside(line, message))
