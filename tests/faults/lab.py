@@ -49,12 +49,13 @@ class Server:
         *,
         wrapper: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        app: Path = APP,
     ) -> None:
         self.data = data
         self.port = 0
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         command = [*wrapper, sys.executable, "-c", "from perdure.cli import main; main()"]
-        command += ["run", str(APP), "--no-supervisor", "--data", str(data)]
+        command += ["run", str(app), "--no-supervisor", "--data", str(data)]
         command += ["--listen", "127.0.0.1:0"]
         self.process = subprocess.Popen(
             command,
@@ -112,14 +113,16 @@ class Lost(Exception):
 class Client:
     """One kept-alive connection. Plain sockets, since the load must be cheaper than the server."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, actor: str = "ledger") -> None:
         self._port = port
+        self._actor = actor
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def call(self, key: str, method: str, request_id: str = "", **arguments: Any) -> Any:
         """(status, body as JSON). Raises Lost when there is no answer."""
         body = json.dumps(arguments).encode()
-        head = f"POST /ledger/{key}/{method} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+        head = f"POST /{self._actor}/{key}/{method} HTTP/1.1\r\nhost: x\r\n"
+        head += f"content-length: {len(body)}\r\n"
         head += f"idempotency-key: {request_id}\r\n\r\n" if request_id else "\r\n"
         try:
             async with asyncio.timeout(30):

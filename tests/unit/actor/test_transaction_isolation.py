@@ -17,6 +17,7 @@ from perdure import (
     CycleError,
     DomainError,
     PerdureError,
+    ReadOnlyError,
     StoreError,
     StoreFullError,
     TransactionConflictError,
@@ -174,11 +175,11 @@ def test_transactions_and_calls_are_strictly_serializable(seed: int) -> None:
 
 @async_test
 async def test_the_histories_are_worth_checking() -> None:
-    history = await history_of(1)
+    history = [operation for seed in range(4) for operation in await history_of(seed)]
     committed = [one for one in history if one.committed]
-    assert len(committed) > 40
-    assert len(history) - len(committed) > 3
-    assert sum(len(one.installed()) > 1 for one in committed) >= 5
+    assert len(committed) > 150
+    assert len(history) - len(committed) > 10
+    assert sum(len(one.installed()) > 1 for one in committed) > 15
 
 
 def _no_roll_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +240,10 @@ def test_a_bug_in_the_locking_is_seen(
         async def body(seed: int = seed, found: list[str] = found) -> None:
             found += violations(await history_of(seed))
 
-        body()
+        try:
+            body()
+        except ReadOnlyError:  # a read saw its actor change under it
+            return
         if found:
             return
     pytest.fail("not seen in 40 histories")
