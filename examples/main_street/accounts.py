@@ -1,7 +1,7 @@
-"""Accounts: who may log in. The actor's key is the e-mail address in its normal form.
+"""Accounts: who may log in. A user's id is the key; no two accounts have one e-mail address.
 
 Hashing a password takes a tenth of a second on purpose, so a thread does it. The turn that waits
-for it holds this one account, so guesses come one after another; all other actors go on.
+for it holds one actor, so guesses come one after another; all other actors go on.
 """
 
 import asyncio
@@ -9,11 +9,13 @@ import re
 import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Annotated
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
-from perdure import Actor, DomainError
+from perdure import Actor, DomainError, UniqueError, unique
 
 from .sessions import User
 
@@ -48,21 +50,36 @@ def normal_email(text: str) -> str:
 
 
 class Account(Actor):
-    """One person's account, or only the count of failed tries for an address without one."""
+    """One person's account. Its key is the user's id."""
 
+    email: Annotated[str | None, unique] = None
     user: User | None = None
     password_hash: str = ""
-    failures: int = 0
-    locked_until_s: float = 0.0
 
-    async def sign_up(self, user: User, password: str) -> User:
+    async def open(self, email: str, user: User, password: str) -> None:
+        """Make this the account of an address. Raises UniqueError if another one has it."""
         if not PASSWORD_LENGTH_MIN <= len(password) <= PASSWORD_LENGTH_MAX:
             raise Refused(f"Choose {PASSWORD_LENGTH_MIN} to {PASSWORD_LENGTH_MAX} characters.")
-        if self.user:  # a shop that sends mail would say this there, and only there
-            raise Refused("This address has an account already. Log in instead?")
+        self.email, self.user, self.password_hash = email, user, await _hash(password)
+
+    async def rehash(self, password: str) -> None:
         self.password_hash = await _hash(password)
-        self.user, self.failures, self.locked_until_s = user, 0, 0.0
-        return user
+
+
+async def sign_up(email: str, user: User, password: str) -> User:
+    """Open an account. Of two who want one address at once, the commit refuses the second."""
+    try:
+        await Account.at(user.id).open(email, user, password)
+    except UniqueError:  # a shop that sends mail would say this there, and only there
+        raise Refused("This address has an account already. Log in instead?") from None
+    return user
+
+
+class Tries(Actor, ttl=timedelta(days=1)):
+    """Failed tries for one address, which may have no account. A day without any: forgotten."""
+
+    failures: int = 0
+    locked_until_s: float = 0.0
 
     async def log_in(self, password: str) -> User | None:
         """The user, or None: with the same work and the same answer for an unknown address.
@@ -72,11 +89,13 @@ class Account(Actor):
         wait_s = self.locked_until_s - time.time()
         if wait_s > 0:
             raise TooManyTries(f"Too many tries. Wait {wait_s:.0f} seconds, then try again.")
-        if await _is_right(password, self.password_hash or _NOBODY) and self.user:
-            self.failures = 0
-            if _HASHER.check_needs_rehash(self.password_hash):
-                self.password_hash = await _hash(password)
-            return self.user
+        found = await Account.find(email=self.key)
+        known = found.state.password_hash if found else _NOBODY
+        if await _is_right(password, known) and found:
+            self.forget()
+            if _HASHER.check_needs_rehash(known):
+                await found.reference.rehash(password)
+            return found.state.user
         self.failures += 1
         if self.failures >= FREE_TRIES:
             lock_s = min(2.0 ** min(self.failures - FREE_TRIES, 9), LOCK_MAX_S)

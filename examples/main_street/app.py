@@ -3,20 +3,27 @@
 An App is its actor classes, who calls them, and the pages around them. The actors remember, the
 pages hold nothing:
 
-    catalogue.py  what is sold            sessions.py  who is behind a request
-    cart.py       carts and orders        visit.py     one request's visitor, and their cart
-    accounts.py   who may log in          pages.py     forms and pages
-    plaza.py      the map, live           memory.py    a look into the store
+    catalogue.py  what is sold            accounts.py  who may log in
+    stock.py      how much is left        sessions.py  who is behind a request
+    cart.py       carts                   visit.py     one request's visitor, and their cart
+    orders.py     what was bought         pages.py     forms and pages
+    gifts.py      money that moves        memory.py    a look into the store
+    plaza.py      the map, live
 """
 
 from perdure import App
 
-from .accounts import Account
+from .accounts import Account, Tries
 from .cart import Cart
+from .gifts import Wallet
 from .memory import Starts
+from .orders import Order
 from .pages import site
 from .plaza import Plaza
 from .sessions import Session, identify
+from .stock import Stock
 
-app = App(Cart, Account, Session, Plaza, Starts, identify=identify, mount=site)
+ACTORS = (Cart, Stock, Order, Wallet, Account, Tries, Session, Plaza, Starts)
+
+app = App(*ACTORS, identify=identify, mount=site)
 site.state.perdure = app

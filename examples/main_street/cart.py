@@ -1,15 +1,17 @@
-"""Carts, orders, and how a guest's cart becomes a user's without losing or doubling a line."""
+"""Carts, and how a guest's cart becomes a user's without losing or doubling a line."""
 
-import time
+import secrets
 
 import msgspec
 
-from perdure import Actor, DomainError, expose, owner, read
+from perdure import Actor, DomainError, expose, live, owner, transaction
 
 from .catalogue import ARTICLES, total_cents
+from .orders import Order
+from .stock import Hold, Stock
 
 QTY_MAX = 99
-KEPT_MAX = 50  # orders and notes; the newest stay: what one actor holds should be small
+KEPT_MAX = 50  # notes; the newest stay: what one actor holds should be small
 
 
 class CartRefused(DomainError):
@@ -18,15 +20,9 @@ class CartRefused(DomainError):
     status = 409
 
 
-class Order(msgspec.Struct, frozen=True):
-    lines: dict[str, int]
-    total_cents: int
-    at_s: float
-
-
 class CartView(msgspec.Struct, frozen=True):
     lines: dict[str, int] = {}
-    orders: list[Order] = []
+    held: dict[str, Hold] = {}
     given_to: str | None = None
 
 
@@ -34,23 +30,38 @@ class Cart(Actor):
     """One shopper's cart. Its key is the user's id, or guest-… for somebody not logged in."""
 
     lines: dict[str, int] = {}
-    orders: list[Order] = []
+    held: dict[str, Hold] = {}  # of the lines, those that are scarce
     given_to: str | None = None  # a guest's cart: the user it went to, once and for all
     merged: list[str] = []  # a user's cart: the guests' carts it has taken in
 
     @expose(access=owner)
-    @read
+    @live
     async def view(self) -> CartView:
-        return CartView(self.lines, self.orders, self.given_to)
+        return CartView(self.lines, self.held, self.given_to)
 
     @expose(access=owner)
     async def put(self, sku: str, qty: int) -> None:
         """Have `qty` of this article in the cart; with none, the line goes away."""
         if sku not in ARTICLES or self.given_to:
             raise CartRefused(f"{sku!r} cannot be put into this cart.")
-        self.lines[sku] = min(qty, QTY_MAX)
-        if qty <= 0:
+        qty = max(0, min(qty, QTY_MAX))
+        if ARTICLES[sku].pieces is None:
+            self._put(sku, qty)
+            return
+        async with transaction():  # a line without its hold, or a hold without a line, is a lie
+            self._put(sku, qty, await Stock.at(sku).hold(self.key, qty))
+
+    def _put(self, sku: str, qty: int, hold: Hold | None = None) -> None:
+        self.lines |= {sku: qty}
+        self.held |= {sku: hold} if hold else {}
+        if not qty:
             del self.lines[sku]
+            self.held.pop(sku, None)
+
+    async def lose(self, sku: str, hold: Hold) -> None:
+        """The shelf has taken back what it held; if it holds anew meanwhile, that one counts."""
+        if self.held.get(sku) == hold:
+            self._put(sku, 0)
 
     @expose(access=owner)
     async def add(self, sku: str) -> None:
@@ -58,10 +69,14 @@ class Cart(Actor):
 
     @expose(access=owner)
     async def check_out(self) -> None:
-        """Turn the lines into an order. One turn: there is never an order and a full cart too."""
+        """Make the lines an order. One transaction: never an order and a full cart too."""
         if self.lines:
-            order = Order(self.lines, total_cents(self.lines), time.time())
-            self.orders, self.lines = [order, *self.orders][:KEPT_MAX], {}
+            async with transaction():
+                order = Order.at(secrets.token_hex(16))
+                await order.place(self.key, self.lines, total_cents(self.lines))
+                for sku in sorted(self.held):
+                    await Stock.at(sku).sell(self.key)
+                self.lines, self.held = {}, {}
 
     async def give_to(self, user_id: str) -> dict[str, int]:
         """Close this guest's cart for good; says what it held, but only to its first taker."""
@@ -73,10 +88,13 @@ class Cart(Actor):
         if guest_key not in self.merged:
             self.merged = [guest_key, *self.merged][:KEPT_MAX]
             for sku, qty in lines.items():
-                self.lines[sku] = min(self.lines.get(sku, 0) + qty, QTY_MAX)
+                if ARTICLES[sku].pieces is None:
+                    self._put(sku, min(self.lines.get(sku, 0) + qty, QTY_MAX))
+                elif hold := await Stock.at(sku).hand_over(guest_key, self.key):
+                    self._put(sku, hold.qty, hold)
 
     async def empty(self) -> None:
-        self.lines = {}
+        self.lines, self.held = {}, {}
 
 
 async def merge(guest_key: str, user_id: str) -> None:

@@ -9,6 +9,7 @@ class Article(NamedTuple):
     name: str
     text: str
     price_cents: int
+    pieces: int | None = None  # all there are, of what is scarce
 
 
 ARTICLES = {
@@ -16,7 +17,7 @@ ARTICLES = {
     "bread": Article("Sunday loaf", "Sourdough, baked at six", 480),
     "mug": Article("Blue mug", "Thrown by hand, holds a lot", 1800),
     "book": Article("The Long Tide", "A novel for wet afternoons", 1450),
-    "plant": Article("Window fern", "Forgives a missed week", 1290),
+    "plant": Article("Window fern", "Forgives a missed week", 1290, pieces=3),
     "lamp": Article("Desk lamp", "Warm light, brass neck", 5400),
     "umbrella": Article("Big umbrella", "Room for two, nearly", 2900),
     "candle": Article("Beeswax candle", "Burns for thirty hours", 950),

@@ -22,7 +22,7 @@ ROWS_SCANNED = 1_000  # per class and look; a store with more shows the newest o
 STATE_CHARS_MAX = 700
 BOOT_ID, STARTED_AT_S = secrets.token_hex(4), time.time()
 
-_SECRET = re.compile(r'("password_hash":\s*")[^"]+')
+_SECRET = re.compile(r'("(?:password_hash|email)":\s*")[^"]+')
 
 
 class Starts(Actor):

@@ -19,15 +19,26 @@ from starlette.templating import Jinja2Templates
 from perdure import DomainError, PerdureError
 
 from . import memory
-from .accounts import PASSWORD_LENGTH_MIN, Account, Refused, normal_email
+from .accounts import PASSWORD_LENGTH_MIN, Refused, Tries, normal_email, sign_up
 from .cart import QTY_MAX, Cart
 from .catalogue import ARTICLES, total_cents
+from .gifts import Wallet, cents_of, give
+from .orders import Status, orders_of
 from .plaza import Crowd
 from .sessions import User, log_in, log_out
+from .stock import left_of_scarce
 from .visit import guard
 
 HERE = Path(__file__).parent
-PLACES = ("/", "/cart", "/plaza", "/memory")  # the only places that `next` may lead to
+PLACES = (
+    "/",
+    "/cart",
+    "/orders",
+    "/gifts",
+    "/plaza",
+    "/memory",
+)  # where `next` may lead
+ORDERS_BY_CART = 3
 COLOURS = ("#d9482b", "#1f8a70", "#3867d6", "#b8860b", "#8e44ad", "#c2347c", "#2a7fa8", "#5f7d1c")
 
 templates = Jinja2Templates(HERE / "templates")
@@ -35,11 +46,15 @@ templates.env.filters["money"] = lambda cents: f"{cents / 100:.2f} €"
 
 
 async def street(request: Request) -> Response:
-    return await _page(request, "street.html")
+    return await _page(request, "street.html", left=await left_of_scarce())
 
 
 async def cart(request: Request) -> Response:
-    return await _page(request, "cart.html", total_cents=total_cents)
+    visit = request.state.visit
+    watched = visit.cart_key if visit.user or visit.guest else None
+    newest = await orders_of(visit.user.id, rows=ORDERS_BY_CART) if visit.user else []
+    context: dict[str, Any] = {"total_cents": total_cents, "watched": watched, "orders": newest}
+    return await _page(request, "cart.html", **context)
 
 
 async def change_cart(request: Request) -> Response:
@@ -62,6 +77,33 @@ async def check_out(request: Request) -> Response:
     return _back(form, "/cart")
 
 
+async def orders(request: Request) -> Response:
+    """All of one's orders, or those of one status, the newest first."""
+    user, asked = request.state.visit.user, request.query_params
+    if user is None:
+        return RedirectResponse("/login?next=/orders", 303)
+    status = next((known for known in Status if known.value == asked.get("status")), None)
+    found = await orders_of(user.id, status, asked.get("after"))
+    context: dict[str, Any] = {"chosen": status, "statuses": list(Status), "orders": found}
+    return await _page(request, "orders.html", next=found.cursor, **context)
+
+
+async def gifts(request: Request) -> Response:
+    """One's balance, and the form to give some of it away."""
+    user, form, error, status = request.state.visit.user, await request.form(), "", 200
+    if user is None:
+        return RedirectResponse("/login?next=/gifts", 303)
+    if request.method == "POST":
+        try:
+            email, cents = normal_email(str(form.get("email"))), cents_of(str(form.get("amount")))
+            await give(user.id, email, cents, _request_id(form))
+            return RedirectResponse("/gifts", 303)
+        except DomainError as refusal:
+            error, status = str(refusal), refusal.status
+    context = {"balance_cents": await Wallet.at(user.id).balance_cents(), "fields": form}
+    return await _page(request, "gifts.html", status, error=error, **context)
+
+
 async def enter(request: Request) -> Response:
     """The forms to log in and to sign up, and what they send."""
     form = request.query_params if request.method == "GET" else await request.form()
@@ -80,17 +122,17 @@ async def enter(request: Request) -> Response:
 
 
 async def _log_in(form: Any) -> User | None:
-    account = Account.at(normal_email(str(form.get("email", ""))))
-    return await account.log_in(str(form.get("password", "")))
+    tries = Tries.at(normal_email(str(form.get("email", ""))))
+    return await tries.log_in(str(form.get("password", "")))
 
 
 async def _sign_up(form: Any) -> User:
     name = "".join(filter(str.isprintable, " ".join(str(form.get("name", "")).split())))[:24]
     if not name:
         raise Refused("Please give a name; others see it on the plaza.")
-    account = Account.at(normal_email(str(form.get("email", ""))))
+    email = normal_email(str(form.get("email", "")))
     user = User(secrets.token_hex(16), name, secrets.choice(COLOURS))
-    return await account.sign_up(user, str(form.get("password", "")))
+    return await sign_up(email, user, str(form.get("password", "")))
 
 
 async def leave(request: Request) -> Response:
@@ -154,6 +196,8 @@ site = Starlette(
         Route("/cart", cart),
         Route("/cart/change", change_cart, methods=["POST"]),
         Route("/cart/check-out", check_out, methods=["POST"]),
+        Route("/orders", orders),
+        Route("/gifts", gifts, methods=["GET", "POST"]),
         Route("/login", enter, methods=["GET", "POST"]),
         Route("/signup", enter, methods=["GET", "POST"]),
         Route("/logout", leave, methods=["POST"]),

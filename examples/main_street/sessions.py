@@ -7,6 +7,7 @@ is asked on every request, so a session that was ended is ended everywhere at on
 import hashlib
 import secrets
 import time
+from datetime import timedelta
 
 import msgspec
 from starlette.requests import HTTPConnection
@@ -14,7 +15,8 @@ from starlette.responses import Response
 
 from perdure import Actor, Caller, read
 
-SESSION_S = 14 * 86_400
+SESSION_S = 14 * 86_400  # then even a token that is used every day ends
+IDLE_MAX = timedelta(days=3)
 
 
 class User(msgspec.Struct, frozen=True):
@@ -25,8 +27,8 @@ class User(msgspec.Struct, frozen=True):
     colour: str
 
 
-class Session(Actor):
-    """One browser that is logged in."""
+class Session(Actor, ttl=IDLE_MAX):
+    """One browser that is logged in, until it logs out or stays away."""
 
     user: User | None = None
     expires_at_s: float = 0.0
@@ -39,12 +41,17 @@ class Session(Actor):
         return self.user if time.time() < self.expires_at_s else None
 
     async def end(self) -> None:
-        self.user = None
+        self.forget()
 
 
 def key_of(token: str) -> str:
     """The key under which the server knows what a cookie holds."""
     return hashlib.sha256(token.encode()).hexdigest()[:32]
+
+
+def guest_key(token: str) -> str:
+    """The key of the cart of somebody who is not logged in."""
+    return f"guest-{key_of(token)}"
 
 
 async def log_in(request: HTTPConnection, response: Response, user: User) -> None:
@@ -69,9 +76,14 @@ async def user_of(connection: HTTPConnection) -> User | None:
 
 
 async def identify(connection: HTTPConnection) -> Caller | None:
-    """The same for the actors' own HTTP routes; an actor's `owner` is the caller with its key."""
-    user = await user_of(connection)
-    return Caller(user.id) if user else None
+    """The same for the actors' own HTTP routes; an actor's `owner` is the caller with its key.
+
+    A guest is the owner of the guest's cart, and of nothing else.
+    """
+    if user := await user_of(connection):
+        return Caller(user.id)
+    guest = cookie(connection, "guest")
+    return Caller(guest_key(guest)) if guest else None
 
 
 def cookie(connection: HTTPConnection, name: str) -> str | None:

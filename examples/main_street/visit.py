@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from .cart import Cart, CartView, merge
-from .sessions import User, cookie, key_of, set_cookie, user_of
+from .sessions import User, cookie, guest_key, set_cookie, user_of
 
 GUEST_S = 90 * 86_400
 HEADERS = {
@@ -37,7 +37,7 @@ class Visit:
         if self.user:
             return self.user.id
         self.guest = self.guest or secrets.token_urlsafe(32)
-        return f"guest-{key_of(self.guest)}"
+        return guest_key(self.guest)
 
     async def cart(self) -> CartView:
         return await Cart.at(self.cart_key).view() if self.user or self.guest else CartView()
@@ -47,9 +47,9 @@ async def _begin(request: Request) -> Visit:
     """Find out who it is, and finish what a log-in began."""
     user, guest = await user_of(request), cookie(request, "guest")
     if guest:
-        guest_key = f"guest-{key_of(guest)}"
-        if heir := user.id if user else (await Cart.at(guest_key).view()).given_to:
-            await merge(guest_key, heir)
+        key = guest_key(guest)
+        if heir := user.id if user else (await Cart.at(key).view()).given_to:
+            await merge(key, heir)
             guest = None
     return Visit(user, guest)
 

@@ -293,6 +293,45 @@ def test_logging_out_really_ends_the_session(visit: Callable[..., Page]) -> None
     expect(thief.get_by_role("link", name="Log in", exact=True)).to_be_visible()
 
 
+def test_a_cart_in_two_tabs_is_one_cart(visit: Callable[..., Page]) -> None:
+    shop = visit()
+    add(shop, "tea")
+    cart = shop.context.new_page()
+    cart.goto("/cart")
+    add(shop, "mug", "tea")
+    expect(cart.locator(".lines output")).to_have_text(["2", "1"])
+    expect(cart.locator("#count")).to_have_text("3")
+    sign_up(shop, "Ann", "ann@example.org")
+    cart.goto("/cart")
+    shop.goto("/cart")
+    shop.get_by_role("button", name="One more: Blue mug").click()
+    expect(cart.locator(".lines output")).to_have_text(["2", "2"])
+    cart.get_by_role("button", name="One less: Harbour tea").click()
+    expect(shop.locator(".lines output")).to_have_text(["1", "2"])
+    cart.get_by_role("button", name="Place the order").click()
+    expect(shop.locator("main")).to_contain_text("Nothing in it yet")
+    expect(shop.locator(".orders li")).to_have_count(1)
+
+
+def test_the_cart_shows_for_how_long_it_is_held(visit: Callable[..., Page]) -> None:
+    page = visit()
+    add(page, "plant")
+    page.goto("/cart")
+    expect(page.locator(".held")).to_have_text(re.compile("Held for you until .*[0-9]:[0-9]{2}"))
+    page.get_by_role("button", name="One less: Window fern").click()
+    expect(page.locator("main")).to_contain_text("Nothing in it yet")
+
+
+def test_a_cart_is_watched_through_a_kill(visit: Callable[..., Page]) -> None:
+    shop = visit()
+    add(shop, "tea")
+    cart = shop.context.new_page()
+    cart.goto("/cart")
+    kill_the_server(visit())
+    add(shop, "mug")
+    expect(cart.locator(".lines output")).to_have_text(["1", "1"])
+
+
 def test_the_cart_works_without_scripts(visit: Callable[..., Page]) -> None:
     page = visit(java_script_enabled=False)
     page.locator(".shelf form:has(input[value=tea]) button").click()
@@ -314,7 +353,7 @@ def test_no_page_scrolls_sideways_on_a_phone(visit: Callable[..., Page], width: 
     page.goto("/cart")
     page.get_by_role("button", name="Place the order").click()
     expect(page.locator(".orders")).to_be_visible()
-    for path in ("/", "/cart", "/plaza", "/memory", "/nowhere"):
+    for path in ("/", "/cart", "/orders", "/gifts", "/plaza", "/memory", "/nowhere"):
         page.goto(path)
         assert _is_as_wide_as_the_screen(page, width), path
 

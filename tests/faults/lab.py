@@ -47,6 +47,7 @@ class Server:
         self,
         data: Path,
         *,
+        app: Path = APP,
         wrapper: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         app: Path = APP,

@@ -23,7 +23,7 @@ from tests.faults.lab import (
     seeded,
 )
 
-from perdure.base.points import POINTS
+from perdure.base.points import COMMIT_POINTS
 
 pytestmark = pytest.mark.faults
 
@@ -57,7 +57,7 @@ def test_kills_at_random_moments_lose_nothing_and_count_nothing_twice(tmp_path: 
     )
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", COMMIT_POINTS)
 def test_a_kill_at_every_point_of_a_commit_is_survived(tmp_path: Path, point: str) -> None:
     oracle = Oracle()
     times = (1, 2, 7)

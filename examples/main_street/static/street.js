@@ -12,8 +12,23 @@ export function tell(text, good = false) {
 export const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 export function fillTimes(root = document) {
+  for (const time of root.querySelectorAll("time[data-until]"))
+    time.textContent = new Date(time.dataset.until * 1000).toLocaleTimeString([], { timeStyle: "short" });
   for (const time of root.querySelectorAll("time[data-at]"))
     time.textContent = new Date(time.dataset.at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+}
+
+// Takes over what a page says; the form that was in use stays in use.
+export function show(html) {
+  const page = new DOMParser().parseFromString(html, "text/html");
+  const form = document.activeElement?.closest("[data-soft]");
+  const place = [...document.querySelectorAll("[data-soft]")].indexOf(form);
+  for (const part of ["main", ".me", "footer"]) {
+    const [now, next] = [document.querySelector(part), page.querySelector(part)];
+    if (now && next) now.replaceWith(document.adoptNode(next));
+  }
+  fillTimes();
+  document.querySelectorAll("[data-soft]")[place]?.querySelector("button").focus({ preventScroll: true });
 }
 
 async function sendUntilAnswered(form) {
@@ -38,18 +53,11 @@ document.addEventListener("submit", async (event) => {
   const button = form.querySelector("button");
   if (button.ariaBusy) return;
   button.ariaBusy = "true";
-  const place = [...document.querySelectorAll("[data-soft]")].indexOf(form);
   const answer = await sendUntilAnswered(form);
   if (!answer) return location.reload();
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   tell("");
-  for (const part of ["main", ".me", "footer"]) {
-    const [now, next] = [document.querySelector(part), page.querySelector(part)];
-    if (now && next) now.replaceWith(document.adoptNode(next));
-  }
-  fillTimes();
+  show(await answer.text());
   document.getElementById("count")?.classList.add("bump");
-  document.querySelectorAll("[data-soft]")[place]?.querySelector("button").focus({ preventScroll: true });
 });
 
 fillTimes();

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-POINTS = (
+COMMIT_POINTS = (
     "after_turn",  # the method returned, nothing is in a commit yet
     "before_commit",  # a batch is closed and about to be handed to the store
     "after_begin",  # the store opened its transaction
@@ -19,6 +19,11 @@ POINTS = (
     "before_reply",  # the output gate is about to open
     "after_reply",  # the replies of the batch were handed to the sockets
 )
+EFFECT_POINTS = (
+    "before_delivery",  # a message is about to be handed to its receiver, or to its outlet
+    "before_fire",  # a timer is due and about to make its turn
+)
+POINTS = COMMIT_POINTS + EFFECT_POINTS
 
 
 class _Fault:

@@ -186,10 +186,10 @@ def export_(
     ] = None,
     data: _Data = _DEFAULT_DATA,
 ) -> None:
-    """Write every actor as a line of JSON: type, key, version, times and state.
+    """Write every actor as a line of JSON: type, key, version, times, timers and state.
 
-    All lines are of one moment, also while the server runs; answers remembered for idempotency keys
-    are left out.
+    Entries of its collections follow as lines of their own. All lines are of one moment, also while
+    the server runs; answers remembered for idempotency keys, and messages, are left out.
 
     Example: perdure state export actors.jsonl
     """
@@ -204,14 +204,17 @@ def export_(
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="An export; - is standard input.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Overwrite actors that are there already.")
+        bool,
+        typer.Option(
+            "--replace", help="Overwrite actors that are there already, with all they have."
+        ),
     ] = False,
     data: _Data = _DEFAULT_DATA,
 ) -> None:
     """Put the actors of an export into a store; stop its server first.
 
-    Versions and times are kept. Batches of lines are atomic; a bad line ends the import, and the
-    message names it.
+    Versions, times, timers and entries are kept. Batches of lines are atomic; a bad line ends the
+    import, and the message names it.
 
     Example: perdure state import actors.jsonl
     """
@@ -248,6 +251,74 @@ def migrate(
     consoles = (console_for_output(), console_for_notes())
     if not migrate_state(target, directory, consoles, dry_run=dry_run):
         raise typer.Exit(DATA_DAMAGED)
+
+
+_ID_MAX = 2**63 - 1
+_LetterId = Annotated[
+    int, typer.Argument(metavar="ID", min=1, max=_ID_MAX, help="As `letters` shows it.")
+]
+
+
+@state.command()
+def letters(
+    after: Annotated[int, typer.Option(min=0, max=_ID_MAX, help="Begin behind this id.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The most letters to print.")] = 50,
+    data: _Data = _DEFAULT_DATA,
+) -> None:
+    """List the dead letters: messages and timers that were given up.
+
+    Works while the server runs.
+
+    Example: perdure state letters --limit 10
+    """
+    from perdure.cli.state_letters import list_letters
+    from perdure.cli.tables import console_for_notes, console_for_output
+
+    list_letters(data, (after, limit), (console_for_output(), console_for_notes()))
+
+
+@state.command()
+def resend(
+    ids: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="ID...", min=1, max=_ID_MAX, help="As `letters` shows them."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
+    data: _Data = _DEFAULT_DATA,
+) -> None:
+    """Send dead letters again, with all their attempts before them.
+
+    Works while the server runs, which begins within seconds; else its next start does.
+
+    Example: perdure state resend 17 18
+    """
+    from perdure.cli import state_letters
+
+    if bool(ids) == every:
+        raise Failure("name the letters, or say --all", "perdure state letters shows them")
+    count = state_letters.resend(data, ids) if ids else state_letters.resend_all(data)
+    typer.echo(f"{count:,} {'letter is' if count == 1 else 'letters are'} due again", err=True)
+
+
+@state.command("drop-letter")
+def drop_letter(
+    letter_id: _LetterId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data: _Data = _DEFAULT_DATA,
+) -> None:
+    """Delete a dead letter for good.
+
+    Works while the server runs.
+
+    Example: perdure state drop-letter 17 --yes
+    """
+    from perdure.cli import state_letters
+
+    told = state_letters.described(data, letter_id)
+    if not yes:
+        typer.confirm(f"Delete {told}?", abort=True, err=True)
+    state_letters.drop(data, letter_id)
+    typer.echo(f"letter {letter_id} is deleted", err=True)
 
 
 def _actors(count: int) -> str:

@@ -1,52 +1,34 @@
-"""`perdure state export|import`: whole actors as JSON lines, one a line.
+"""`perdure state export|import`: whole actors as JSON lines.
 
     {"type":"cart","key":"alice","version":2,"created_at_ms":…,"updated_at_ms":…,"state":{…}}
+    {"type":"cart","key":"alice","field":"items","entry":"tea","value":{…}}
 
-Both stream: neither holds more than a few actors, however large the store is.
+An actor is one line, with its timers in it. Entries of its collections follow as lines of their
+own, since there may be millions of them. Both ways stream: neither holds more than a few actors and
+entries, however large the store is. `export_lines` knows what a line says.
 """
 
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from perdure.base.codec import decoder, encode
 from perdure.base.errors import ConflictError, InvalidKeyError, PerdureError
-from perdure.base.keys import normalize_key
+from perdure.cli.export_lines import Line, ReadEntry, actor_line, entry_line, read_line
 from perdure.cli.failures import CANNOT_CREATE, DATA_DAMAGED, NO_INPUT, Failure, failure_of
-from perdure.cli.state import KEY_BYTES_MAX, reading, type_named
-from perdure.store.api import StoredActor
+from perdure.cli.state import reading, type_named
 from perdure.store.sqlite_import import SqliteImport
 from perdure.store.sqlite_reader import SqliteReader
 
 _PAGE_ROWS = 16  # of up to 4 MiB each
+_PAGE_ENTRIES = 64  # of up to 1 MiB each
 _BATCH_LINES = 1_000
 _LINE_BYTES_MAX = 64 << 20
-
-_Version = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
-_SchemaVersion = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-_TimeMs = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]  # to the end of year 9999
-
-
-class ActorLine(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One line of an export."""
-
-    type: str
-    key: str
-    version: _Version
-    created_at_ms: _TimeMs
-    updated_at_ms: _TimeMs
-    state: msgspec.Raw  # byte for byte, so that numbers keep their form
-    schema: _SchemaVersion = 1  # of the class that wrote it; else its migrations would run again
-
-
-_line_decoder = decoder(ActorLine)
-_state_decoder = decoder(dict[str, Any])
 
 
 def export_state(data: Path, target: str, given_type: str | None, notes: Console) -> int:
@@ -59,10 +41,11 @@ def export_state(data: Path, target: str, given_type: str | None, notes: Console
         with _progress(notes) as progress, _output(target) as file:
             task = progress.add_task("export", total=sum(map(reader.count, names)))
             count = 0
-            for line in _lines(reader, names):
+            for line, is_actor in _lines(reader, names):
                 file.write(line)
-                count += 1
-                progress.update(task, completed=count)
+                if is_actor:
+                    count += 1
+                    progress.update(task, completed=count)
     return count
 
 
@@ -91,15 +74,41 @@ def import_state(data: Path, source: str, *, replace: bool, notes: Console) -> i
 
 def _import_lines(store: SqliteImport, lines: Iterable[bytes], *, replace: bool) -> int:
     numbered = enumerate(lines, start=1)
-    first, count = next(numbered, None), 0
+    first, importing = next(numbered, None), _Importing(store, replace=replace)
     while first is not None:
         done = first[0] - 1
         with store.batch():
             for number, line in _up_to(first, numbered, _BATCH_LINES):
-                _import_line(store, line, number, done=done, replace=replace)
-                count += bool(line.strip())
+                _import_line(importing, line, number, done=done)
         first = next(numbered, None)
-    return count
+    return importing.actors
+
+
+class _Importing:
+    """What was put into the store so far."""
+
+    def __init__(self, store: SqliteImport, *, replace: bool) -> None:
+        self._store = store
+        self.replace = replace
+        self._last = ("", "")  # type and key of the actor whose entries may come
+        self.actors = 0
+
+    def put(self, read: Line) -> None:
+        """Put in what a line says; raises ConflictError, or ValueError when it is out of place."""
+        if isinstance(read, ReadEntry):
+            if (read.actor_type, read.key) != self._last:
+                raise ValueError(
+                    f"it is an entry of {read.actor_type}/{read.key}, but does not follow its line"
+                )
+            try:
+                self._store.put_entry(read.actor_type, read.key, read.field, read.entry, read.value)
+            except ConflictError as error:  # the line before it is of this file, not of the store
+                raise ValueError(str(error)) from error
+        else:
+            actor_type, actor = read
+            self._store.put(actor_type, actor, replace=self.replace)
+            self._last = (actor_type, actor.key)
+            self.actors += 1
 
 
 def _up_to(
@@ -113,19 +122,18 @@ def _up_to(
         yield following
 
 
-def _import_line(
-    store: SqliteImport, line: bytes, number: int, *, done: int, replace: bool
-) -> None:
+def _import_line(importing: _Importing, line: bytes, number: int, *, done: int) -> None:
     if not line.strip():
         return
     kept = f"lines 1 to {done:,} are in the store" if done else "nothing was imported"
     try:
-        actor_type, actor = _read_line(line)
-        store.put(actor_type, actor, replace=replace)
+        importing.put(read_line(line))
     except ConflictError as error:
         raise Failure(
             f"line {number}: {error}",
-            f"{kept}; --replace puts the imported state in the place of the stored one",
+            kept
+            if importing.replace
+            else f"{kept}; --replace puts the imported state in its place",
             exit_code=DATA_DAMAGED,
         ) from error
     except (ValueError, RecursionError, InvalidKeyError) as error:
@@ -136,39 +144,25 @@ def _import_line(
         ) from error
 
 
-def _read_line(line: bytes) -> tuple[str, StoredActor]:
-    """Decode and check one line; raises ValueError, which msgspec's errors are too."""
-    read = _line_decoder.decode(line)
-    if not read.type.isidentifier() or read.type.startswith(("perdure_", "sqlite_")):
-        raise ValueError(f"{read.type!r} cannot be the name of a type")
-    if read.type != read.type.lower():
-        raise ValueError(f"the type is {read.type!r}; types are written in snake_case")
-    if read.created_at_ms > read.updated_at_ms:
-        raise ValueError("created_at_ms is after updated_at_ms")
-    state = bytes(read.state)
-    _state_decoder.decode(state)
-    key = normalize_key(read.key, KEY_BYTES_MAX)
-    times = (read.created_at_ms, read.updated_at_ms)
-    return read.type, StoredActor(key, state, read.version, *times, schema=read.schema)
-
-
-def _lines(reader: SqliteReader, names: Iterable[str]) -> Iterator[bytes]:
+def _lines(reader: SqliteReader, names: Iterable[str]) -> Iterator[tuple[bytes, bool]]:
+    """Every line to write, and whether it is an actor's, which are counted."""
     for name in names:
         after = ""
         while page := reader.scan(name, after, _PAGE_ROWS):
             for actor in page:
-                yield _line(name, actor)
+                timers = reader.timers_of(name, actor.key)
+                yield actor_line(name, msgspec.structs.replace(actor, timers=timers)), True
+                for line in _entry_lines(reader, name, actor.key):
+                    yield line, False
             after = page[-1].key
 
 
-def _line(name: str, actor: StoredActor) -> bytes:
-    state = actor.state
-    if b"\n" in state:  # between tokens, where a store that was imported may have some
-        state = msgspec.json.format(state, indent=-1)
-    times = (actor.created_at_ms, actor.updated_at_ms)
-    raw = msgspec.Raw(state)
-    line = ActorLine(name, actor.key, actor.version, *times, raw, schema=actor.schema)
-    return encode(line) + b"\n"
+def _entry_lines(reader: SqliteReader, name: str, key: str) -> Iterator[bytes]:
+    after = ("", "")
+    while page := reader.entries_of(name, key, after, _PAGE_ENTRIES):
+        for field, entry, value in page:
+            yield entry_line(name, key, field, entry, value)
+        after = page[-1][:2]
 
 
 def _counted(file: BinaryIO, progress: Progress, task: Any) -> Iterator[bytes]:

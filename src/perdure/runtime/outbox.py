@@ -26,6 +26,7 @@ from perdure.actor.messages import OUTLET
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
+from perdure.base import points
 from perdure.base.clock import Clock
 from perdure.base.codec import decoder
 from perdure.base.errors import NotFoundError, PerdureError, StoreError
@@ -67,7 +68,7 @@ class Courier(Protocol):
 class _Line:
     """One stream with messages under way."""
 
-    __slots__ = ("attempts", "has_more", "is_parked", "messages", "stream")
+    __slots__ = ("after_id", "attempts", "has_more", "is_parked", "messages", "stream")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -75,6 +76,7 @@ class _Line:
         self.has_more = False  # others are in the store
         self.is_parked = False
         self.attempts = 0  # of the first, that failed
+        self.after_id = 0  # those up to it are done with, though the store may not know it yet
 
 
 class MessageTurn(Turn, kw_only=True):
@@ -164,6 +166,7 @@ class Outbox:
             self._ready.append(line)
             return
         self._under_way += 1
+        points.reach("before_delivery")
         message = line.messages[0]
         if message.stream.receiver_type.startswith(OUTLET):
             self._courier.spawn(self._deliver_outside(line, message))
@@ -238,13 +241,14 @@ class Outbox:
         if not is_ours:
             self._defer(Deferral(message.id, line.attempts, due_at_ms, told))
         self._make_room()
+        line.after_id = message.id - 1
         self._park(line, wait_s)
 
     def _defer(self, deferral: Deferral) -> None:
         self._courier.join_commit().deferred.append(deferral)
 
     def _next(self, line: _Line) -> None:
-        line.messages.popleft()
+        line.after_id = line.messages.popleft().id
         line.attempts = 0
         self._make_room()
         if line.messages:
@@ -272,12 +276,14 @@ class Outbox:
     async def _resume(self, line: _Line) -> None:
         line.has_more = False
         try:
-            messages = await self._store.messages(line.stream, 0, _LINE_MAX)
+            messages = await self._store.messages(line.stream, line.after_id, _LINE_MAX)
         except StoreError as error:
             log.warning("messages not read", extra={"error": str(error)})
             self._park(line, _LOOK_EVERY_S)
             return
         line.is_parked = False
+        if messages and messages[0].id != line.after_id + 1:
+            line.attempts = messages[0].attempts  # another one than that which failed
         line.messages.extend(messages)
         line.has_more |= len(messages) == _LINE_MAX
         if messages:

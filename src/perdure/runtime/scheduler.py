@@ -20,6 +20,7 @@ from perdure.actor.effects import effects_of
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType
 from perdure.actor.turn import Turn
+from perdure.base import points
 from perdure.base.clock import Clock, Handle
 from perdure.base.errors import NotFoundError, PerdureError, StoreError
 from perdure.base.ids import new_id
@@ -175,6 +176,7 @@ class Scheduler:
             self._arm()
 
     def _begin(self, timer: Timer, attempts: int) -> None:
+        points.reach("before_fire")
         actor_type = self._types.get(timer.actor_type)
         try:
             method = actor_type.methods.get(timer.method) if actor_type else None

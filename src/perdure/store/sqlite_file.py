@@ -106,7 +106,7 @@ def open_database(
         _recover(connection, path)
         _check_size(connection, path)
         _create_tables(connection, schemas)
-        _check_content(connection, path)
+        check_content(connection, path)
         _sync_directory(directory)
     except (apsw.IOError, OSError) as error:
         raise StoreBrokenError(f"the disk failed under {path}: {error}") from error
@@ -192,8 +192,11 @@ def _create_tables(connection: apsw.Connection, schemas: Iterable[ActorSchema]) 
         create_tables(connection, schemas)
 
 
-def _check_content(connection: apsw.Connection, path: Path) -> None:
-    """Not quick_check: a damaged index would hide a row, and its actor would start from nothing."""
+def check_content(connection: apsw.Connection, path: Path) -> None:
+    """Raise StoreCorruptError if a file that is not too large for that is damaged inside.
+
+    Not quick_check: a damaged index would hide a row, and its actor would start from nothing.
+    """
     if path.stat().st_size > CHECK_BYTES_MAX:
         return
     [(report,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()

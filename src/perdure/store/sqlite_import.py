@@ -17,7 +17,7 @@ from perdure.store.sqlite_file import (
     open_database,
     store_error,
 )
-from perdure.store.sqlite_reader import ROW, row_checksum
+from perdure.store.sqlite_reader import ROW, entry_checksum, row_checksum
 from perdure.store.sqlite_tables import actor_table_sql
 
 
@@ -59,10 +59,18 @@ class SqliteImport:
             raise
 
     def put(self, actor_type: str, actor: StoredActor, *, replace: bool) -> None:
-        """Write one actor as it is; raises ConflictError if it is there and may not be replaced."""
+        """Write one actor as it is, with its timers; `put_entry` adds the entries it has.
+
+        What is replaced goes as a whole, with its timers and entries. Raises ConflictError if the
+        actor is there and may not be replaced, or if another one has the value of a unique field.
+        """
         if actor_type not in self._tables:
             self._execute(actor_table_sql(actor_type))
             self._tables.add(actor_type)
+        if replace:
+            self._remove(actor_type, actor.key)
+        elif self._is_stored(actor_type, actor.key):
+            raise ConflictError(f"{actor_type}/{actor.key} is in the store already")
         values = (
             actor.key,
             actor.state.decode(),
@@ -72,18 +80,53 @@ class SqliteImport:
             actor.updated_at_ms,
             actor.schema,
         )
-        if replace:
-            # An answer that is remembered belongs to the state that goes: who sends that call again
-            # would be told of an effect which is not there.
-            self._execute(
-                "DELETE FROM perdure_request WHERE actor_type = ? AND key = ?",
-                (actor_type, actor.key),
-            )
-        verb = "INSERT OR REPLACE" if replace else "INSERT"
         try:
-            self._execute(f'{verb} INTO "{actor_type}" ({ROW}) VALUES (?,?,?,?,?,?,?)', values)
+            self._execute(f'INSERT INTO "{actor_type}" ({ROW}) VALUES (?,?,?,?,?,?,?)', values)
         except apsw.ConstraintError:
-            raise ConflictError(f"{actor_type}/{actor.key} is in the store already") from None
+            raise ConflictError(
+                f"{actor_type}/{actor.key} has a value in a unique field that another one has"
+            ) from None
+        for timer in actor.timers:
+            self._execute(
+                "INSERT INTO perdure_timer VALUES (?,?,?,?,?,?,?,?)",
+                (
+                    actor_type,
+                    actor.key,
+                    timer.name,
+                    timer.due_at_ms,
+                    timer.method,
+                    timer.arguments.decode(),
+                    timer.every_ms,
+                    timer.attempts,
+                ),
+            )
+
+    def put_entry(self, actor_type: str, key: str, field: str, entry: str, value: bytes) -> None:
+        """Write one entry of an actor that was put; raises ConflictError if it is there."""
+        checksum = entry_checksum(actor_type, key, field, entry, value)
+        try:
+            self._execute(
+                "INSERT INTO perdure_entry VALUES (?,?,?,?,?,?)",
+                (actor_type, key, field, entry, value.decode(), checksum),
+            )
+        except apsw.ConstraintError:
+            raise ConflictError(
+                f"the entry {entry!r} of {actor_type}/{key}.{field} comes twice"
+            ) from None
+
+    def _remove(self, actor_type: str, key: str) -> None:
+        """Not INSERT OR REPLACE: that would also remove others, with whom it shares a value."""
+        self._execute(f'DELETE FROM "{actor_type}" WHERE key = ?', (key,))
+        # An answer that is remembered belongs to the state that goes: who sends that call again
+        # would be told of an effect which is not there.
+        for table in ("perdure_request", "perdure_timer", "perdure_entry"):
+            self._execute(
+                f"DELETE FROM {table} WHERE actor_type = ? AND key = ?", (actor_type, key)
+            )
+
+    def _is_stored(self, actor_type: str, key: str) -> bool:
+        sql = f'SELECT 1 FROM "{actor_type}" WHERE key = ?'
+        return bool(self._connection.execute(sql, (key,)).fetchall())
 
     def _execute(self, sql: str, values: tuple[object, ...] = ()) -> None:
         try:

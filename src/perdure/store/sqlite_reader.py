@@ -88,11 +88,7 @@ class SqliteReader:
         rows = self._all(f'SELECT {ROW} FROM "{actor_type}" WHERE key = ?', (key,))
         if not rows:
             return None
-        timers = self._all(
-            f"SELECT {_TIMER} FROM perdure_timer WHERE actor_type = ? AND key = ?",
-            (actor_type, key),
-        )
-        return self._stored_actor(actor_type, rows[0], tuple(map(_timer, timers)))
+        return self._stored_actor(actor_type, rows[0], self.timers_of(actor_type, key))
 
     def find_request(self, actor_type: str, key: str, request_id: str) -> RequestRecord | None:
         """The remembered answer to an idempotency key, or None."""
@@ -192,6 +188,23 @@ class SqliteReader:
         )
         return [(row[0], self._entry_value(*at, row)) for row in rows]
 
+    def entries_of(
+        self, actor_type: str, key: str, after: tuple[str, str], limit: int
+    ) -> list[tuple[str, str, bytes]]:
+        """Up to `limit` entries (field, entry, value) of all collections of one actor, in order.
+
+        `after` is the (field, entry) to begin behind.
+        """
+        rows = self._all(
+            "SELECT field, entry, value, checksum FROM perdure_entry"
+            " WHERE actor_type = ? AND key = ? AND (field, entry) > (?, ?)"
+            " ORDER BY field, entry LIMIT ?",
+            (actor_type, key, *after, limit),
+        )
+        return [
+            (field, row[0], self._entry_value(actor_type, key, field, row)) for field, *row in rows
+        ]
+
     def count_entries(self, actor_type: str, key: str, field: str) -> int:
         """How many entries a collection has."""
         [(count,)] = self._all(
@@ -259,6 +272,14 @@ class SqliteReader:
             (*after, before_ms, limit),
         )
         return [_timer(row) for row in rows]
+
+    def timers_of(self, actor_type: str, key: str) -> tuple[Timer, ...]:
+        """All timers of one actor, by name."""
+        rows = self._all(
+            f"SELECT {_TIMER} FROM perdure_timer WHERE actor_type = ? AND key = ? ORDER BY name",
+            (actor_type, key),
+        )
+        return tuple(map(_timer, rows))
 
     # -- surveys, for tools
 

@@ -12,10 +12,23 @@ from perdure.base.limits import Limits
 from perdure.runtime.outlets import Outlet
 from perdure.store.api import Store
 from perdure.store.memory import MemoryStore
+from perdure.store.url import store_from_url
 from perdure.testing.clock import VirtualClock
+from perdure.testing.crash import crash, mortal
+from perdure.testing.crash_check import check_crashes
+from perdure.testing.crash_points import Acknowledged, Trial
 from perdure.web.app import App
 
-__all__ = ["VirtualClock", "async_test", "running", "spin"]
+__all__ = [
+    "Acknowledged",
+    "Trial",
+    "VirtualClock",
+    "async_test",
+    "check_crashes",
+    "crash",
+    "running",
+    "spin",
+]
 
 Parameters = ParamSpec("Parameters")
 
@@ -46,9 +59,11 @@ async def running(
 ) -> AsyncIterator[App]:
     """An App of these classes that runs within the block.
 
-    On a memory store of its own, unless given a store or the URL of one.
+    On a memory store of its own, unless given a store or the URL of one. `await crash(app)` kills
+    it and starts it again.
     """
-    app = App(*actors, store=store or MemoryStore(), limits=limits, outlets=outlets, clock=clock)
+    opened = store_from_url(store) if isinstance(store, str) else store or MemoryStore()
+    app = App(*actors, store=mortal(opened), limits=limits, outlets=outlets, clock=clock)
     async with app:
         yield app
 

@@ -62,5 +62,10 @@ class ScriptedStore(MemoryStore):
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             self._arrived.set()
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:  # the process was crashed meanwhile
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                raise
         return await super().commit(batch)

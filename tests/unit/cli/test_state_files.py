@@ -8,6 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from tests.unit.cli.stored import rows, write
 from perdure.base.errors import InvalidKeyError
 from perdure.base.keys import normalize_key
 from perdure.cli import state_files
-from perdure.store.api import ActorSchema, StoredActor
+from perdure.store.api import ActorSchema, ActorWrite, Batch, IndexedField, StoredActor, Timer
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_import import SqliteImport
 from perdure.store.sqlite_reader import SqliteReader
@@ -26,27 +27,53 @@ from perdure.store.sqlite_reader import SqliteReader
 GOOD = (
     '{"type":"cart","key":"%s","version":3,"created_at_ms":5,"updated_at_ms":7,"state":{"n":1.0}}'
 )
+ENTRY = '{"type":"cart","key":"%s","field":"items","entry":"%s","value":{"n":1.0}}'
+RING = (
+    '"timers":[{"name":"%s","due_at_ms":9,"method":"ring","arguments":{}},'
+    '{"name":"other","due_at_ms":9,"method":"ring","arguments":{}}],"state"'
+)
 Actors = dict[tuple[str, str], StoredActor]
+Entries = dict[tuple[str, str, str, str], bytes]  # by type, key, field and entry
 
 
-def put(directory: Path, actors: Actors) -> None:
+def put(directory: Path, actors: Actors, entries: Entries | None = None) -> None:
     store = SqliteImport(directory)
     with store.batch():
         for (name, _), actor in actors.items():
             store.put(name, actor, replace=False)
+        for at, value in (entries or {}).items():
+            store.put_entry(*at, value)
     store.close()
 
 
 def content(directory: Path) -> Actors:
     reader = SqliteReader.of_store(directory)
     try:
-        return {
-            (name, actor.key): actor
-            for name in reader.actor_tables()
-            for actor in reader.scan(name, "", 10_000)
+        return {(name, actor.key): actor for name, actor in content_of(reader)}
+    finally:
+        reader.close()
+
+
+def beside(directory: Path) -> tuple[list[Timer], Entries]:
+    """The timers, by actor and name, and the entries of all collections."""
+    reader = SqliteReader.of_store(directory)
+    try:
+        actors = [(name, actor.key) for name, actor in content_of(reader)]
+        timers = [timer for at in actors for timer in reader.timers_of(*at)]
+        found = {
+            (*at, field, entry): value
+            for at in actors
+            for field, entry, value in reader.entries_of(*at, ("", ""), 10_000)
         }
     finally:
         reader.close()
+    return timers, found
+
+
+def content_of(reader: SqliteReader) -> list[tuple[str, StoredActor]]:
+    return [
+        (name, actor) for name in reader.actor_tables() for actor in reader.scan(name, "", 10_000)
+    ]
 
 
 def _storable(key: str) -> bool:
@@ -74,22 +101,51 @@ def _actors(draw: st.DrawFn) -> Actors:
     for key in draw(st.lists(_keys, unique=True, max_size=8)):
         created, later = draw(_times), draw(_times)
         version = draw(st.integers(1, 2**63 - 1))
-        actor = StoredActor(key, draw(_states), version, created, created + later)
+        schema = draw(st.integers(1, 2**31))
+        actor = StoredActor(key, draw(_states), version, created, created + later, schema)
         drawn[draw(st.sampled_from(["cart", "shopping_list", "größe"])), key] = actor
     return drawn
 
 
+_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+_values = _json.map(lambda value: json.dumps(value).encode())
+_timer_parts = st.tuples(
+    _times, st.just("ring"), _values, st.none() | st.integers(1, 2**40), st.integers(0, 9)
+)
+
+
+@st.composite
+def _whole(draw: st.DrawFn) -> tuple[Actors, Entries]:
+    """Actors with timers, and entries of theirs."""
+    actors = draw(_actors())
+    entries: Entries = {}
+    for name, key in actors:
+        parts = draw(st.dictionaries(_texts, _timer_parts, max_size=3))
+        timers = tuple(Timer(name, key, label, *part) for label, part in sorted(parts.items()))
+        actors[name, key] = msgspec.structs.replace(actors[name, key], timers=timers)
+        fields = st.tuples(st.sampled_from(["items", "history"]), _texts)
+        for at, value in draw(st.dictionaries(fields, _values, max_size=4)).items():
+            entries[name, key, *at] = value
+    return actors, entries
+
+
 @settings(max_examples=40, deadline=None)
-@given(_actors())
-def test_keys_versions_times_and_states_survive_export_and_import(actors: Actors) -> None:
-    with tempfile.TemporaryDirectory() as name:
+@given(_whole())
+def test_all_of_an_actor_survives_export_and_import(whole: tuple[Actors, Entries]) -> None:
+    actors, entries = whole
+    timers = [timer for at in sorted(actors) for timer in actors[at].timers]
+    bare = {at: msgspec.structs.replace(actor, timers=()) for at, actor in actors.items()}
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_files, "_PAGE_ENTRIES", 2)
         folder = Path(name)
-        put(folder / "from", actors)
+        put(folder / "from", actors, entries)
         file = folder / "actors.jsonl"
         assert perdure("state", "export", file, "--data", folder / "from").exit_code == 0
-        done = perdure("state", "import", file, "--data", folder / "to")
-        assert done.exit_code == 0, done.errors
-        assert content(folder / "to") == content(folder / "from") == actors
+        for more in ([], ["--replace"]):
+            done = perdure("state", "import", file, *more, "--data", folder / "to")
+            assert done.exit_code == 0, done.errors
+            assert content(folder / "to") == content(folder / "from") == bare
+            assert beside(folder / "to") == beside(folder / "from") == (timers, entries)
         again = perdure("state", "export", "-", "--data", folder / "to")
         assert again.output.encode() == file.read_bytes()
         assert not list(folder.glob("*.unfinished"))
@@ -206,6 +262,15 @@ def test_an_export_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         (GOOD.replace('"cart"', '"a\\"b"') % "a", "name of a type"),
         (GOOD.replace('"cart"', '"Cart"') % "a", "snake_case"),
         (GOOD % "first", "cart/first is in the store already"),
+        (GOOD.replace('"state"', '"schema":0,"state"') % "a", "schema"),
+        (GOOD.replace('"state"', '"timers":[{"name":"x"}],"state"') % "a", "due_at_ms"),
+        (GOOD.replace('"state"', RING % "other") % "a", "the same name"),
+        (GOOD.replace('"state"', (RING % "x").replace("ring", "r-g")) % "a", "method of a timer"),
+        (ENTRY % ("other", "x"), "does not follow its line"),
+        (ENTRY.replace("items", "a-b") % ("first", "x"), "name of a field"),
+        (ENTRY.replace('{"n":1.0}', "[1") % ("first", "x"), "malformed"),
+        (ENTRY % ("first", "a\\u0000"), "NUL"),
+        (ENTRY % ("first", "x" * 70_000), "too long"),
     ],
 )
 def test_a_bad_line_is_refused_and_named(tmp_path: Path, line: str, reason: str) -> None:
@@ -263,6 +328,60 @@ def test_an_actor_that_is_there_is_replaced_only_when_told(tmp_path: Path) -> No
     done = perdure("state", "import", "-", "--replace", "--data", tmp_path, given=GOOD % "a")
     assert done.exit_code == 0
     assert content(tmp_path)["cart", "a"] == StoredActor("a", b'{"n":1.0}', 3, 5, 7)
+
+
+def test_what_is_replaced_goes_with_its_timers_and_entries(tmp_path: Path) -> None:
+    timed = (GOOD % "a").replace('"state"', RING % "old")
+    old = "\n".join([timed, ENTRY % ("a", "old"), GOOD % "b", ENTRY % ("b", "kept")])
+    perdure("state", "import", "-", "--data", tmp_path, given=old)
+    new = "\n".join([GOOD % "a", ENTRY % ("a", "new")])
+    done = perdure("state", "import", "-", "--replace", "--data", tmp_path, given=new)
+    assert done.exit_code == 0, done.errors
+    timers, entries = beside(tmp_path)
+    assert timers == []
+    assert [at[1:] for at in entries] == [("a", "items", "new"), ("b", "items", "kept")]
+
+
+def test_entries_of_one_actor_may_be_more_than_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_files, "_BATCH_LINES", 3)
+    lines = [GOOD % "a", *(ENTRY % ("a", number) for number in range(10)), GOOD % "b"]
+    done = perdure("state", "import", "-", "--data", tmp_path, given="\n".join(lines))
+    assert done.errors == "imported 2 actors\n"
+    assert [at[3] for at in beside(tmp_path)[1]] == [str(number) for number in range(10)]
+
+
+def test_an_entry_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    lines = [GOOD % "a", ENTRY % ("a", "x"), ENTRY % ("a", "x")]
+    for more in ([], ["--replace"]):
+        done = perdure("state", "import", "-", *more, "--data", tmp_path, given="\n".join(lines))
+        assert done.exit_code == 65
+        assert "line 3: the entry 'x' of cart/a.items comes twice" in done.errors
+    assert (content(tmp_path), beside(tmp_path)) == ({}, ([], {}))
+
+
+def test_a_line_of_an_older_export_has_version_1_and_no_timers(tmp_path: Path) -> None:
+    perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
+    assert content(tmp_path)["cart", "a"].schema == 1
+    assert beside(tmp_path) == ([], {})
+
+
+def test_a_value_that_must_be_unique_does_not_push_another_actor_out(tmp_path: Path) -> None:
+    """Replacing by SQLite's INSERT OR REPLACE would remove whoever has the value."""
+
+    async def body() -> None:
+        store = SqliteStore(tmp_path)
+        field = IndexedField("n", unique=True)
+        await store.open([ActorSchema("cart", fields=["n"], indexes=[field])])
+        await store.commit(Batch([ActorWrite("cart", "first", b'{"n":1}', 1)], (), 5))
+        await store.close()
+
+    asyncio.run(body())
+    done = perdure("state", "import", "-", "--replace", "--data", tmp_path, given=GOOD % "a")
+    assert done.exit_code == 65
+    assert "has a value in a unique field that another one has" in done.errors
+    assert list(content(tmp_path)) == [("cart", "first")]
 
 
 def test_importing_beside_a_server_names_the_holder(tmp_path: Path) -> None:

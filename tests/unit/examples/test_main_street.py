@@ -8,10 +8,15 @@ from functools import wraps
 from typing import Any
 
 import httpx
+import pytest
 from examples.main_street.app import app
-from examples.main_street.cart import Cart, merge
+from examples.main_street.cart import Cart, CartView, merge
+from examples.main_street.orders import SHIPPED_AFTER, Order, Status
 from examples.main_street.plaza import Plaza, Visitor, Wish
-from examples.main_street.sessions import User
+from examples.main_street.sessions import IDLE_MAX, Session, User, guest_key
+from examples.main_street.stock import HELD_FOR, SoldOut, Stock
+
+from perdure.testing import VirtualClock, async_test, running
 
 HTTP, HTTPS = "http://street.test", "https://street.test"
 OWN = {"origin": HTTP}
@@ -165,6 +170,41 @@ async def test_an_address_is_one_account_however_it_is_typed() -> None:
 
 
 @on_the_street
+async def test_of_two_who_want_one_address_at_once_one_gets_it() -> None:
+    async with browser() as ada, browser() as eve:
+        answers = await asyncio.gather(sign_up(ada), sign_up(eve, name="Eve"))
+        assert sorted(answer.status_code for answer in answers) == [303, 422]
+        refused = max(answers, key=lambda answer: answer.status_code)
+        assert "This address has an account already" in refused.text
+        stored = await app.store.actor_types()
+        assert (stored["account"], stored["session"]) == (1, 1)
+
+
+@on_the_street
+async def test_what_is_not_needed_any_more_is_forgotten() -> None:
+    async with browser() as client:
+        await sign_up(client)
+        await log_in(client, password="a wrong password")
+        await client.post("/logout")
+        assert {"tries"} == {"tries", "session"} & set(await app.store.actor_types())
+        await log_in(client)
+        assert {"session"} == {"tries", "session"} & set(await app.store.actor_types())
+
+
+@async_test
+async def test_a_session_ends_when_nobody_comes_back() -> None:
+    clock = VirtualClock()
+    async with running(Session, clock=clock):
+        session, user = Session.at("s"), User("a", "Ada", "#d9482b")
+        await session.begin(user)
+        for _ in range(2):
+            await clock.advance(IDLE_MAX.total_seconds() * 0.9)
+            assert await session.who() == user
+        await clock.advance(IDLE_MAX.total_seconds() * 1.1)
+        assert await session.who() is None
+
+
+@on_the_street
 async def test_a_log_in_gives_a_new_token_and_ends_the_one_before() -> None:
     await app_has_ada()
     async with browser() as client:
@@ -264,6 +304,182 @@ async def test_a_click_sent_twice_counts_once() -> None:
 
 
 @on_the_street
+async def test_orders_are_listed_by_status_and_page_by_page() -> None:
+    async with browser() as ada, browser() as bob:
+        await sign_up(ada)
+        await sign_up(bob, email="bob@example.org")
+        for number in range(1, 13):
+            await ada.post("/cart/change", data={"sku": "tea", "qty": str(number)})
+            await ada.post("/cart/check-out", data={"request_id": f"order-{number}"})
+        found = [row async for row in Order.where(status=Status.OPEN).order_by("placed_at")]
+        await found[0].reference.ship()
+        first = await ada.get("/orders")
+        assert ordered(first) == list(range(12, 2, -1))
+        older = re.search(r'href="(/orders\?after=[^"]+)"', first.text)
+        assert older
+        assert ordered(await ada.get(older[1])) == [2, 1]
+        assert ordered(await ada.get("/orders?status=shipped")) == [1]
+        first = await ada.get("/orders?status=open")
+        more = re.search(r'href="(/orders\?status=open&amp;after=[^"]+)"', first.text)
+        assert more
+        assert ordered(await ada.get(more[1].replace("&amp;", "&"))) == [2]
+        assert ordered(await bob.get("/orders")) == []
+        assert (await ada.get("/orders?after=nonsense")).status_code == 422
+    async with browser() as guest:
+        assert (await guest.get("/orders")).headers["location"] == "/login?next=/orders"
+
+
+def ordered(page: httpx.Response) -> list[int]:
+    assert page.status_code == 200
+    return [int(qty) for qty in re.findall("([0-9]+) × Harbour tea", page.text)]
+
+
+@async_test
+async def test_an_order_is_shipped_in_time() -> None:
+    clock = VirtualClock()
+    async with running(Order, clock=clock):
+        await Order.at("1").place("ada", {"tea": 1}, 640)
+        await clock.advance(SHIPPED_AFTER.total_seconds() - 1)
+        assert len(await Order.where(status=Status.OPEN)) == 1
+        await clock.advance(1)
+        assert [row.key for row in await Order.where(status=Status.SHIPPED)] == ["1"]
+
+
+@async_test
+async def test_what_is_scarce_is_held_for_ten_minutes_and_then_given_back() -> None:
+    clock = VirtualClock()
+    async with running(Cart, Stock, Order, clock=clock):
+        ada, bob, shelf = Cart.at("ada"), Cart.at("bob"), Stock.at("plant")
+        await ada.put("plant", 3)
+        assert await shelf.left() == 0
+        with pytest.raises(SoldOut):
+            await bob.add("plant")
+        assert (await bob.view()).lines == {}
+        await clock.advance(HELD_FOR.total_seconds() - 1)
+        assert (await ada.view()).lines == {"plant": 3}
+        await clock.advance(1)
+        assert await ada.view() == CartView()
+        await bob.add("plant")
+        assert (await bob.view()).held["plant"].qty == 1
+        assert await shelf.left() == 2
+
+
+@async_test
+async def test_what_is_bought_does_not_come_back() -> None:
+    clock = VirtualClock()
+    async with running(Cart, Stock, Order, clock=clock):
+        await Cart.at("ada").put("plant", 2)
+        await Cart.at("ada").put("plant", 1)
+        assert await Stock.at("plant").left() == 2
+        await Cart.at("ada").check_out()
+        await Cart.at("bob").add("plant")
+        await Cart.at("bob").put("plant", 0)
+        await clock.advance(HELD_FOR.total_seconds())
+        assert await Stock.at("plant").left() == 2
+
+
+@async_test
+async def test_an_order_of_what_is_held_no_more_leaves_nothing_behind() -> None:
+    async with running(Cart, Stock, Order):
+        cart = Cart.at("ada")
+        await cart.put("tea", 1)
+        await cart.put("plant", 1)
+        await Stock.at("plant").hold("ada", 0)  # as if the timer had rung, before the cart hears
+        with pytest.raises(SoldOut):
+            await cart.check_out()
+        assert (await cart.view()).lines == {"tea": 1, "plant": 1}
+        assert len(await Order.where(customer="ada")) == 0
+
+
+@async_test
+async def test_news_of_an_old_hold_does_not_take_a_new_one_away() -> None:
+    async with running(Cart, Stock, Order):
+        cart = Cart.at("ada")
+        await cart.put("plant", 1)
+        old = (await cart.view()).held["plant"]
+        await cart.put("plant", 2)
+        await cart.lose("plant", old)
+        assert (await cart.view()).lines == {"plant": 2}
+
+
+@async_test
+async def test_what_a_guest_holds_is_held_for_the_user_once() -> None:
+    clock = VirtualClock()
+    async with running(Cart, Stock, Order, clock=clock):
+        await Cart.at("guest").add("plant")
+        await Cart.at("user").add("plant")
+        lines = await Cart.at("guest").give_to("user")
+        await Stock.at("plant").hand_over("guest", "user")  # and dies before `absorb` commits
+        await merge("guest", "user")
+        await Cart.at("user").absorb("guest", lines)
+        assert (await Cart.at("user").view()).lines == {"plant": 2}
+        assert await Stock.at("plant").left() == 1
+        await clock.advance(HELD_FOR.total_seconds())
+        assert (await Cart.at("user").view()).lines == {}
+        assert await Stock.at("plant").left() == 3
+
+
+@on_the_street
+async def test_the_shop_says_what_is_left_and_for_whom_it_is_held() -> None:
+    async with browser() as ada, browser() as bob:
+        assert "3 left" in (await bob.get("/")).text
+        await ada.post("/cart/change", data={"sku": "plant", "qty": "3"})
+        assert "Held for you until" in (await ada.get("/cart")).text
+        assert "None left" in (await bob.get("/")).text
+        refused = await add(bob, "plant")
+        assert refused.status_code == 409
+        assert "Somebody was faster" in refused.text
+        assert await count(bob) == 0
+
+
+async def give_to(client: httpx.AsyncClient, **fields: str) -> httpx.Response:
+    return await client.post("/gifts", data={"email": "bob@example.org"} | fields)
+
+
+async def balance(client: httpx.AsyncClient) -> str:
+    found = re.search(r'balance <b class="price">([0-9.]+)', (await client.get("/gifts")).text)
+    assert found
+    return found[1]
+
+
+@on_the_street
+async def test_a_gift_moves_once_and_wholly() -> None:
+    async with browser() as ada, browser() as bob:
+        await sign_up(ada)
+        await sign_up(bob, email="bob@example.org")
+        for _ in range(2):
+            answer = await give_to(ada, amount="2,5", request_id="one-gift")
+            assert answer.status_code == 303
+        assert (await balance(ada), await balance(bob)) == ("7.50", "12.50")
+        for fields in (
+            {"amount": "7.51"},
+            {"amount": "0"},
+            {"amount": "-1"},
+            {"amount": "1.005"},
+            {"amount": "1", "email": "nobody@example.org"},
+            {"amount": "1", "email": ADA["email"]},
+        ):
+            assert (await give_to(ada, **fields)).status_code == 422, fields
+        assert (await balance(ada), await balance(bob)) == ("7.50", "12.50")
+    async with browser() as guest:
+        answer = await give_to(guest, amount="1")
+        assert answer.headers["location"] == "/login?next=/gifts"
+
+
+@on_the_street
+async def test_two_who_give_to_each_other_at_once_both_do() -> None:
+    async with browser() as ada, browser() as bob:
+        await sign_up(ada)
+        await sign_up(bob, email="bob@example.org")
+        answers = await asyncio.gather(
+            *(give_to(ada, amount="0.50") for _ in range(10)),
+            *(give_to(bob, amount="0.30", email=ADA["email"]) for _ in range(10)),
+        )
+        assert {answer.status_code for answer in answers} == {303}
+        assert (await balance(ada), await balance(bob)) == ("8.00", "12.00")
+
+
+@on_the_street
 async def test_only_the_owner_reaches_a_cart_over_http() -> None:
     async with browser() as ada, browser() as guest:
         await sign_up(ada)
@@ -275,6 +491,11 @@ async def test_only_the_owner_reaches_a_cart_over_http() -> None:
         path = f"/cart/{rows[0].key}/view"
         assert (await ada.get(path)).json()["lines"] == {"tea": 1}
         assert (await guest.get(path)).status_code == 401
+        await add(guest, "mug")
+        assert (await guest.get(path)).status_code == 403
+        own = f"/cart/{guest_key(guest.cookies['guest'])}/view"
+        assert (await guest.get(own)).json()["lines"] == {"mug": 1}
+        assert (await ada.get(own)).status_code == 403
         await sign_up(guest, email="eve@example.org")
         assert (await guest.get(path)).status_code == 403
 

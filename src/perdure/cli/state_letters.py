@@ -1,0 +1,123 @@
+"""`perdure state letters|resend|drop-letter`: what to do about messages that were given up."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+
+from perdure.base.clock import SystemClock
+from perdure.base.errors import PerdureError
+from perdure.cli.failures import NO_INPUT, Failure, failure_of
+from perdure.cli.state import reading, time_text
+from perdure.cli.tables import print_columns, printable
+from perdure.store.api import Message
+from perdure.store.sqlite_letters import SqliteLetters
+from perdure.store.sqlite_reader import SqliteReader
+
+_PAGE_ROWS = 50
+_COLUMNS = ("id", "sent", "sender", "receiver", "attempts", "error")
+
+
+def list_letters(data: Path, page: tuple[int, int], consoles: tuple[Console, Console]) -> None:
+    """Print one page of the dead letters; `page` is (after, limit)."""
+    (after, limit), (output, notes) = page, consoles
+    with reading(data) as reader:
+        rows = list(islice(_rows(reader, after), limit + 1))
+    if not rows:
+        output.print("No dead letters." if after == 0 else "No more dead letters.")
+        return
+    print_columns(output, rows[:limit], _COLUMNS)
+    if len(rows) > limit:
+        notes.print(f"there are more: --after {rows[limit - 1][0]}")
+
+
+def resend(data: Path, ids: Sequence[int]) -> int:
+    """Make these letters due again; returns how many. Raises Failure if one of them is none.
+
+    Those that are letters are sent again even then.
+    """
+    with _letters(data) as letters:
+        _refuse_others(ids, letters.resend(ids, SystemClock().wall_ms()), "sent again")
+    return len(set(ids))
+
+
+def resend_all(data: Path) -> int:
+    """Make every letter due again; returns how many.
+
+    By id and each once: a letter that dies again meanwhile would else be sent without an end.
+    """
+    with _letters(data) as letters:
+        after, count = 0, 0
+        while sent := letters.resend_behind(after, SystemClock().wall_ms()):
+            after = sent[-1]
+            count += len(sent)
+    return count
+
+
+def described(data: Path, letter_id: int) -> str:
+    """One letter in a line, for who is asked whether to drop it; raises Failure if it is none."""
+    with reading(data) as reader:
+        letters = reader.dead_letters(letter_id - 1, 1)
+    if not letters or letters[0].id != letter_id:
+        _refuse_others([letter_id], [], "dropped")
+    _, sent, sender, receiver, _, error = _row(letters[0])
+    return printable(f"{receiver} from {sender}, sent {sent}, error {error!r}")
+
+
+def drop(data: Path, letter_id: int) -> None:
+    """Delete a letter for good; raises Failure if it is none."""
+    with _letters(data) as letters:
+        _refuse_others([letter_id], letters.drop([letter_id]), "dropped")
+
+
+def _rows(reader: SqliteReader, after: int) -> Iterator[tuple[str, ...]]:
+    """What is shown of each letter; what is not, its arguments, is held for a few at a time."""
+    while letters := reader.dead_letters(after, _PAGE_ROWS):
+        yield from map(_row, letters)
+        after = letters[-1].id
+
+
+def _row(letter: Message) -> tuple[str, ...]:
+    stream = letter.stream
+    return (
+        str(letter.id),
+        time_text(letter.sent_at_ms),
+        f"{stream.sender_type}/{stream.sender_key}",
+        f"{_place(stream.receiver_type, stream.receiver_key)}.{letter.method}".rstrip("."),
+        str(letter.attempts),
+        letter.error,
+    )
+
+
+def _place(receiver_type: str, receiver_key: str) -> str:
+    return f"{receiver_type}/{receiver_key}" if receiver_key else receiver_type  # an outlet
+
+
+def _refuse_others(ids: Sequence[int], done: Sequence[int], what: str) -> None:
+    others = sorted(set(ids) - set(done))
+    if not others:
+        return
+    named = ", ".join(map(str, others[:20])) + (", …" if len(others) > 20 else "")
+    told = f"; {len(done):,} others were {what}" if done else ""
+    raise Failure(
+        f"no dead letter has the id {named}{told}",
+        "perdure state letters shows those there are",
+        exit_code=NO_INPUT,
+    )
+
+
+@contextmanager
+def _letters(data: Path) -> Iterator[SqliteLetters]:
+    """The letters of the store in this directory; its errors become Failures."""
+    with reading(data):  # says best what is missing
+        pass
+    try:
+        letters = SqliteLetters(data)
+        try:
+            yield letters
+        finally:
+            letters.close()
+    except PerdureError as error:
+        raise failure_of(error) from error
