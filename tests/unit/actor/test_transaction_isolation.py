@@ -5,12 +5,13 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.actor.serializability import Operation, violations
+from tests.unit.actor.serializability import UNKNOWN, Operation, violations
 
 from perdure import (
     Actor,
@@ -76,6 +77,12 @@ class Register(Actor):
             before, self.value = self.value, value
             return before, await Register.at(other).swap(others)
 
+    @transaction
+    async def swap_all_with(self, value: int, other: str, others: int) -> tuple[int, int]:
+        before, self.value = self.value, value
+        await asyncio.sleep(0)
+        return before, await Register.at(other).swap(others)
+
 
 class Workload:
     """Random operations, and the history of what they have seen."""
@@ -94,8 +101,10 @@ class Workload:
             operation = Operation(f"T{len(self.history)}", next(self._moments))
             self.history.append(operation)
             try:
-                await run(operation)
+                await self._perhaps_cancelled(run(operation))
                 operation.committed = True
+            except asyncio.CancelledError:
+                operation.committed = None
             except Seen:
                 operation.reads = list(operation.seen())
                 operation.writes.clear()  # undone; but what it saw must have been true
@@ -104,6 +113,16 @@ class Workload:
                 pass
             operation.ended = next(self._moments)
             await self._pause()
+
+    async def _perhaps_cancelled(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._chance.random() < 0.9:
+            await work
+            return
+        task = asyncio.create_task(work)
+        for _ in range(self._chance.randrange(30)):
+            await asyncio.sleep(0)
+        task.cancel()
+        await task
 
     async def _pause(self) -> None:
         for _ in range(self._chance.randrange(4)):
@@ -122,8 +141,9 @@ class Workload:
             return
         value = next(self._values)
         method = self._chance.choice(["swap", "swap_slowly"])
+        operation.writes.append((key, UNKNOWN, value))
         before = await getattr(Register.at(key), method)(value)
-        operation.writes.append((key, before, value))
+        operation.writes[operation.writes.index((key, UNKNOWN, value))] = (key, before, value)
 
     async def _bare(self, operation: Operation) -> None:
         async with transaction():
@@ -141,8 +161,12 @@ class Workload:
     async def _in_a_turn(self, operation: Operation) -> None:
         one, other = self._chance.sample(KEYS, 2)
         value, others = next(self._values), next(self._values)
-        befores = await Register.at(one).swap_with(value, other, others)
-        operation.writes += [(one, befores[0], value), (other, befores[1], others)]
+        request_id = operation.name if self._chance.random() < 0.5 else None
+        method = self._chance.choice(["swap_with", "swap_all_with"])
+        operation.writes += [(one, UNKNOWN, value), (other, UNKNOWN, others)]
+        reference = Register.at(one, request_id=request_id)
+        befores = await getattr(reference, method)(value, other, others)
+        operation.writes[:] = [(one, befores[0], value), (other, befores[1], others)]
 
     async def _plain(self, operation: Operation) -> None:
         await self._step(operation, self._chance.choice(KEYS))
