@@ -145,6 +145,8 @@ class Transaction:
     async def _run(self, lock: LockTurn, turn: JoinedTurn) -> bytes:
         async with lock.one_by_one:
             self.check(turn.parent)
+            if lock.activation.dead is not None:
+                raise lock.activation.dead
             token = current_turn.set(turn)
             lock.current = turn
             self._running.add(turn)
@@ -181,7 +183,8 @@ class Transaction:
             if known is not None:
                 return known
         result = await turn.method.start(activation.actor, turn.arguments)
-        self.check()
+        if activation.dead is not None:
+            raise activation.dead
         if turn.method.read and same_effects(turn.effects, lock.effects):
             turn.effects = None  # they are of calls before this one
         body, changed = activation.end_call(turn, result)
@@ -193,14 +196,15 @@ class Transaction:
         return body
 
     def check(self, caller: Turn | None = None) -> None:
-        """Raise if the transaction cannot go on: it is over, or has lost a participant."""
+        """Raise if no call can be part of it any more."""
         if self._is_over or (caller is not None and caller.finished):
             raise NotRunningError("a task has outlived the transaction that it called actors in")
         if self._failure is not None:
             raise TransactionError("a block inside this transaction failed") from self._failure
-        self._refuse_lost()
 
     def _refuse_lost(self) -> None:
+        """Raise if a participant was thrown away. Asked at the end, for all at once: asking with
+        each call would cost the square of their number."""
         for activation in self._everyone():
             if activation.dead is not None:
                 raise activation.dead
@@ -330,6 +334,7 @@ class Transaction:
 
     def _refuse_open_ends(self) -> None:
         self.check()
+        self._refuse_lost()
         if self._running or self.waits_for or self._inner_blocks:
             raise TransactionError("a transaction has ended, but not all calls in it; await them")
 

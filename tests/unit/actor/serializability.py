@@ -9,14 +9,19 @@ wr  one wrote the version that the other read;
 rw  one read the version that the other replaced;
 rt  one had answered before the other was asked.
 
+Of an operation whose end nobody saw, what it wrote tells: it has happened if another has seen that.
+
 The history is strictly serializable exactly if these have no cycle, and nobody has seen a value
 that was never committed or that its own writer has replaced.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 INITIAL = 0  # the value of every register before the first write
+
+UNKNOWN = -1  # the value that a call has replaced whose answer nobody saw
+_NEVER = 1 << 60
 
 Version = tuple[str, int]
 
@@ -28,7 +33,7 @@ class Operation:
     name: str
     begun: int  # on a clock that all share
     ended: int = 0
-    committed: bool = False
+    committed: bool | None = False  # None: nobody knows
     reads: list[Version] = field(default_factory=list)
     writes: list[tuple[str, int, int]] = field(default_factory=list)  # key, value before, value
 
@@ -40,12 +45,13 @@ class Operation:
         """What it has read of others."""
         own = {(key, value) for key, _, value in self.writes}
         for version in [*self.reads, *((key, before) for key, before, _ in self.writes)]:
-            if version not in own:
+            if version not in own and version[1] != UNKNOWN:
                 yield version
 
 
 def violations(history: list[Operation]) -> list[str]:
     """What is wrong with it; nothing, if it is strictly serializable."""
+    history = _resolved(history)
     committed = [operation for operation in history if operation.committed]
     writer: dict[Version, Operation] = {}
     unseen: set[Version] = set()  # values that only their own writer can have seen
@@ -65,6 +71,8 @@ def violations(history: list[Operation]) -> list[str]:
                 wrong.append(f"{operation.name} has seen {version}, which nobody wrote")
         for key in operation.installed():
             [before, *_] = [before for at, before, _ in operation.writes if at == key]
+            if before == UNKNOWN:
+                continue
             other = replaced.setdefault((key, before), operation)
             if other is not operation:
                 wrong.append(f"{operation.name} and {other.name} both replaced {(key, before)}")
@@ -72,6 +80,19 @@ def violations(history: list[Operation]) -> list[str]:
         return wrong
     cycle = _cycle(_dependencies(committed, writer, replaced))
     return [] if cycle is None else ["cycle: " + " → ".join(cycle)]
+
+
+def _resolved(history: list[Operation]) -> list[Operation]:
+    """The same, without operations of which nobody knows."""
+    unknown = [operation for operation in history if operation.committed is None]
+    known = [operation for operation in history if operation.committed is not None]
+    found = unknown
+    while found:
+        seen = {version for one in known if one.committed for version in one.seen()}
+        found = [one for one in unknown if seen & one.installed().items()]
+        unknown = [one for one in unknown if one not in found]
+        known += [replace(one, committed=True, ended=_NEVER) for one in found]
+    return known + [replace(one, committed=False) for one in unknown]
 
 
 def _dependencies(

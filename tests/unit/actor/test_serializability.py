@@ -11,7 +11,7 @@ def operation(
     *,
     reads: list[tuple[str, int]] | None = None,
     writes: list[tuple[str, int, int]] | None = None,
-    committed: bool = True,
+    committed: bool | None = True,
 ) -> Operation:
     return Operation(name, begun, ended, committed, reads or [], writes or [])
 
@@ -30,6 +30,13 @@ GOOD = {
     "what failed was not seen": [
         operation("failed", 1, 2, writes=[("x", 0, 1)], committed=False),
         operation("write", 3, 4, writes=[("x", 0, 2)]),
+    ],
+    "what nobody saw the end of, and another has seen": [
+        operation("unknown", 1, 2, writes=[("x", 0, 1), ("y", 0, 2)], committed=None),
+        operation("read", 3, 4, reads=[("x", 0)]),
+        operation("later", 5, 6, reads=[("x", 1), ("y", 2)]),
+        operation("never", 5, 6, writes=[("z", 0, 1)], committed=None),
+        operation("z", 7, 8, reads=[("z", 0)]),
     ],
     "it sees its own writes": [
         operation("write", 1, 2, writes=[("x", 0, 1), ("x", 1, 2)], reads=[("x", 1), ("x", 2)]),
@@ -53,6 +60,10 @@ BAD = {
     "dirty read": [
         operation("failed", 1, 4, writes=[("x", 0, 1)], committed=False),
         operation("read", 2, 3, reads=[("x", 1)]),
+    ],
+    "half of what nobody saw the end of": [
+        operation("unknown", 1, 2, writes=[("x", 0, 1), ("y", 0, 2)], committed=None),
+        operation("read", 3, 4, reads=[("x", 1), ("y", 0)]),
     ],
     "a read of the middle": [
         operation("write", 1, 4, writes=[("x", 0, 1), ("x", 1, 2)]),
