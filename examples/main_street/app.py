@@ -26,16 +26,4 @@ from .stock import Stock
 ACTORS = (Cart, Stock, Order, Wallet, Account, Tries, Session, Plaza, Starts)
 
 app = App(*ACTORS, identify=identify, mount=site)
-    Cart,
-    Stock,
-    Order,
-    Wallet,
-    Account,
-    Tries,
-    Session,
-    Plaza,
-    Starts,
-    identify=identify,
-    mount=site,
-)
 site.state.perdure = app
