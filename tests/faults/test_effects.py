@@ -256,7 +256,7 @@ class Watcher:
         fields = {name: value for name, _, value in lines}
         if "data" not in fields:
             return
-        assert fields["event"] in ("snapshot","patch"), text
+        assert fields["event"] in ("snapshot", "patch"), text
         data, before = json.loads(fields["data"]), self.value.get("count", 0)
         self.events += 1
         self.patches += fields["event"] == "patch"
