@@ -323,7 +323,8 @@ class Town:
         for workload in (self.counting, self.writing, self.banking, self.alarms):
             await workload.check(port)
         count = (await ask(port, "counter", "c0")).get("count", 0)
-        await self.watcher.watch(port, count)
+        async with asyncio.timeout(REST_S):
+            await self.watcher.watch(port, count)
         assert self.watcher.value.get("count", 0) == count
 
     def check_at_rest(self, data: Path) -> None:
