@@ -14,7 +14,13 @@ from typing import Any
 import msgspec
 
 from perdure.base import errors
-from perdure.base.errors import BadArgumentsError, MethodNotAllowedError, PerdureError, UniqueError
+from perdure.base.errors import (
+    BadArgumentsError,
+    MethodNotAllowedError,
+    PerdureError,
+    RequestRunningError,
+    UniqueError,
+)
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -78,4 +84,5 @@ def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
         return status, body, b"allow: %b\r\n" % error.allowed.encode("ascii")
     if status == 401:
         return status, body, _CHALLENGE
-    return status, body, _RETRY_AFTER if status == 503 else b""
+    passes = status == 503 or isinstance(error, RequestRunningError)
+    return status, body, _RETRY_AFTER if passes else b""
