@@ -50,7 +50,6 @@ class Server:
         app: Path = APP,
         wrapper: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        app: Path = APP,
     ) -> None:
         self.data = data
         self.port = 0
