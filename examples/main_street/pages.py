@@ -30,14 +30,7 @@ from .stock import left_of_scarce
 from .visit import guard
 
 HERE = Path(__file__).parent
-PLACES = (
-    "/",
-    "/cart",
-    "/orders",
-    "/gifts",
-    "/plaza",
-    "/memory",
-)  # where `next` may lead
+PLACES = ("/", "/cart", "/orders", "/gifts", "/plaza", "/memory")  # where `next` may lead
 ORDERS_BY_CART = 3
 COLOURS = ("#d9482b", "#1f8a70", "#3867d6", "#b8860b", "#8e44ad", "#c2347c", "#2a7fa8", "#5f7d1c")
 

@@ -118,6 +118,7 @@ class Outbox:
         self._lines: dict[Stream, _Line] = {}
         self._ready: deque[_Line] = deque()  # lines that wait for their share of `deliveries_max`
         self._under_way = 0
+        self._knows_all_lines = False  # from here on each stream in the store has its line
         self._stopped = False
         self.delivered_total = 0
         self.dead_letters_total = 0
@@ -136,10 +137,12 @@ class Outbox:
         self._stopped = True
 
     async def _look(self) -> None:
-        for stream, due_at_ms in await self._store.streams(_LINES_READ):
+        streams = await self._store.streams(_LINES_READ)
+        for stream, due_at_ms in streams:
             if stream not in self._lines:
                 line = self._lines[stream] = _Line(stream)
                 self._park(line, (due_at_ms - self._clock.wall_ms()) / 1000)
+        self._knows_all_lines |= len(streams) < _LINES_READ
 
     def committed(self, commit: GroupCommit) -> None:
         """Take over the messages of a commit that is durable."""
@@ -149,8 +152,11 @@ class Outbox:
             line = self._lines.get(message.stream)
             if line is None:
                 line = self._lines[message.stream] = _Line(message.stream)
-                line.messages.append(msgspec.structs.replace(message, id=message_id))
-                self._go_on(line)
+                if self._knows_all_lines:
+                    line.messages.append(msgspec.structs.replace(message, id=message_id))
+                    self._go_on(line)
+                else:
+                    self._park(line, 0)  # those of before the start come first
             elif line.is_parked or line.has_more or len(line.messages) >= _LINE_MAX:
                 line.has_more = True
             else:
@@ -288,6 +294,8 @@ class Outbox:
         line.has_more |= len(messages) == _LINE_MAX
         if messages:
             self._go_on(line)
+        elif line.has_more:
+            self._park(line, 0)  # committed while the store was being read
         else:
             del self._lines[line.stream]
 

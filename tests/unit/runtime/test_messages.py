@@ -7,6 +7,7 @@ import pytest
 
 from perdure import Actor, BadArgumentsError, DomainError, LimitError, Limits, NotRunningError, read
 from perdure.runtime.outlets import Delivery
+from perdure.store.api import Message, Stream
 from perdure.store.memory import MemoryStore
 from perdure.testing import VirtualClock, async_test, running, spin
 
@@ -91,6 +92,63 @@ async def test_a_message_survives_a_restart() -> None:
         await Receiver.at("r").refuse(False)
         await clock.advance(10)
         assert await received() == [1, 2]
+
+
+class SlowReads(MemoryStore):
+    """Tells which streams there are, and that there are no messages, when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = asyncio.Event()
+        self.found_nothing = asyncio.Event()
+
+    async def streams(self, limit: int) -> list[tuple[Stream, int]]:
+        found = await super().streams(limit)
+        await self.may_answer.wait()
+        return found
+
+    async def messages(self, stream: Stream, after_id: int, limit: int) -> list[Message]:
+        found = await super().messages(stream, after_id, limit)
+        if not found:
+            self.found_nothing.set()
+            await self.may_answer.wait()
+        return found
+
+
+@async_test
+async def test_what_is_sent_after_a_restart_comes_after_what_was_left() -> None:
+    store, clock = SlowReads(), VirtualClock()
+    store.may_answer.set()
+    async with running(Sender, Receiver, store=store, clock=clock, limits=FEW):
+        await Receiver.at("r").refuse(True)
+        await Sender.at("s").pour(2)
+        await spin()
+    store.may_answer.clear()
+    async with running(Sender, Receiver, store=store, clock=clock, limits=FEW):
+        await Receiver.at("r").refuse(False)
+        await Sender.at("s").pour(1)
+        await spin()
+        store.may_answer.set()
+        await clock.advance(10)
+        assert await received() == [1, 2, 3]
+
+
+@async_test
+async def test_a_message_sent_while_the_store_is_read_keeps_its_place() -> None:
+    store = SlowReads()
+    store.may_answer.set()
+    async with running(Sender, Receiver, store=store, clock=VirtualClock()):
+        await spin()
+        store.may_answer.clear()
+        await Sender.at("s").pour(200)  # a line holds 100: the second read finds no more
+        await store.found_nothing.wait()
+        await Sender.at("s").pour(1)
+        store.may_answer.set()
+        await spin()
+        await Sender.at("s").pour(1)
+        await spin()
+        assert await received() == list(range(1, 203))
+        assert await store.streams(10) == []
 
 
 @async_test
