@@ -24,6 +24,8 @@ _GATE = "tests/unit/actor/test_gate.py"
 _MESSAGES = "tests/unit/runtime/test_messages.py"
 _TIMERS = "tests/unit/runtime/test_timers.py"
 _UNIQUE = "tests/unit/runtime/test_unique.py"
+_RULES = "tests/unit/actor/test_transaction_rules.py"
+_ISOLATION = "tests/unit/actor/test_transaction_isolation.py"
 _SQLITE_TEST = "tests/unit/store/test_sqlite.py"
 
 PLANTED = (
@@ -258,5 +260,48 @@ PLANTED = (
         "                    errors.setdefault(other, errors[activation])",
         "                    pass",
         f"{_UNIQUE}::test_what_is_refused_takes_what_is_linked_with_it_along",
+    ),
+    Planted(
+        "a participant of a transaction is not rolled back",
+        "actor/locks.py",
+        "            activation.restore(self.before)",
+        "            pass",
+        f"{_RULES}::test_an_exception_of_any_participant_undoes_all",
+    ),
+    Planted(
+        "locks go before the states of a transaction join the commit",
+        "actor/transaction.py",
+        "        for activation, lock in self._held.items():\n            if lock.is_written:",
+        "        for lock in self._held.values():\n            lock.release()\n"
+        "        for activation, lock in self._held.items():\n            if lock.is_written:",
+        f"{_ISOLATION}::test_transactions_and_calls_are_strictly_serializable",
+    ),
+    Planted(
+        "participants are not linked",
+        "actor/transaction.py",
+        "            commit.links.append(everyone)",
+        "            pass",
+        f"{_RULES}::test_a_participant_that_was_only_read_takes_the_rest_along",
+    ),
+    Planted(
+        "an error out of a transaction does not wait for what it has seen",
+        "actor/transaction.py",
+        "            self.roll_back()\n        await all_of(seen)",
+        "            self.roll_back()",
+        f"{_RULES}::test_an_error_out_of_the_block_waits_for_what_it_may_tell",
+    ),
+    Planted(
+        "a deadlock of transactions is not looked for",
+        "actor/transaction.py",
+        "        if leads_back(target, chain.keys() | self._held.keys(), path, set()):",
+        "        if False:",
+        f"{_RULES}::test_of_two_bare_blocks_that_wait_for_each_other_one_is_told_at_once",
+    ),
+    Planted(
+        "a transaction in a keyed call commits before its answer",
+        "actor/transaction.py",
+        "        if home is not None and (home.request_id is not None or home.is_delivery):",
+        "        if False:",
+        f"{_RULES}::test_with_an_idempotency_key_answer_and_transaction_are_one_commit",
     ),
 )

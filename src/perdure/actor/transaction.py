@@ -324,7 +324,10 @@ class Transaction:
         if home is not None and (home.request_id is not None or home.is_delivery):
             self._is_kept = True
             return []
-        return self._commit_with_home()
+        self._join(self._join_home())
+        durable = self._seen()
+        self._end()
+        return durable
 
     def end_turn(self) -> None:
         """The turn that has opened it is about to end well, and to commit; raises why it cannot."""
@@ -343,24 +346,29 @@ class Transaction:
         if not self._is_kept or turn is not self.home:
             raise TransactionError(f"{turn}: save() in a transaction; its end commits everything")
         self._refuse_open_ends()
-        self._commit_with_home()
-
-    def _commit_with_home(self) -> "list[asyncio.Future[None]]":
-        home = self.home
-        if home is not None:
-            if home.effects is not None and home.effects.forget:
-                raise TransactionError(f"{home}: forget() in its own transaction; do it after")
-            _, changed = home.activation.end_call(home, None)
-            if changed or home.effects is not None:
-                home.activation.join(home)
-                return self._joined(home.activation.commit)
-        return self._joined(None)
+        self._join(self._join_home())
+        self._end()
 
     def join(self, commit: GroupCommit) -> None:
         """Commit with the end of the turn that has opened it, which has joined already."""
-        self._joined(commit)
+        self._join(commit)
+        self._end()
 
-    def _joined(self, commit: GroupCommit | None) -> "list[asyncio.Future[None]]":
+    def _join_home(self) -> GroupCommit | None:
+        home = self.home
+        if home is None:
+            return None
+        if home.effects is not None and home.effects.forget:
+            raise TransactionError(f"{home}: forget() in its own transaction; do it after")
+        _, changed = home.activation.end_call(home, None)
+        if not changed and home.effects is None:
+            return None
+        home.activation.join(home)
+        return home.activation.commit
+
+    def _join(self, commit: GroupCommit | None) -> None:
+        """Put all that was written into the commit that is filling up; `commit`, if the own actor
+        is there already."""
         for activation, lock in self._held.items():
             if lock.is_written:
                 activation.join(lock, lock.records.values())
@@ -368,10 +376,10 @@ class Transaction:
         everyone = self._everyone()
         if commit is not None and len(everyone) > 1:
             commit.links.append(everyone)
-        durable = self._seen()
+
+    def _end(self) -> None:
         self._is_over = True
         self._let_go()
-        return durable
 
     def _seen(self) -> "list[asyncio.Future[None]]":
         """What to wait for until all that it has seen, or done, is durable."""

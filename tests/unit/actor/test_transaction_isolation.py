@@ -217,14 +217,14 @@ def _roll_back_of_all_but_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _locks_go_before_the_states_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Transaction._joined
+    whole = Transaction._join
 
-    def joined(self: Transaction, commit: object) -> object:
+    def join(self: Transaction, commit: object) -> None:
         for lock in self._held.values():
             lock.release()
-        return whole(self, commit)  # type: ignore[arg-type]
+        whole(self, commit)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Transaction, "_joined", joined)
+    monkeypatch.setattr(Transaction, "_join", join)
 
 
 def _nothing_waits_for_what_it_saw(monkeypatch: pytest.MonkeyPatch) -> None:
