@@ -300,10 +300,11 @@ class SqliteStore:
             raise StoreBrokenError(self._broken)
         try:
             self._writer.execute(
-                "DELETE FROM perdure_request WHERE (actor_type, key, request_id) IN"
-                " (SELECT actor_type, key, request_id FROM perdure_request"
-                " WHERE created_at_ms < ? LIMIT ?)",
-                (before_ms, limit),
+                # the oldest come first
+                "DELETE FROM perdure_request WHERE rowid IN (SELECT rowid FROM"
+                " (SELECT rowid, created_at_ms FROM perdure_request ORDER BY rowid LIMIT ?)"
+                " WHERE created_at_ms < ?)",
+                (limit, before_ms),
             )
         except apsw.IOError as error:  # its frames in the WAL would tear those of later commits
             raise self._break(error) from error

@@ -26,10 +26,10 @@ _COMMON = """
 CREATE TABLE IF NOT EXISTS perdure_request (
     actor_type TEXT NOT NULL, key TEXT NOT NULL, request_id TEXT NOT NULL,
     fingerprint BLOB NOT NULL, reply BLOB NOT NULL, checksum INTEGER NOT NULL,
-    created_at_ms INTEGER NOT NULL,
-    PRIMARY KEY (actor_type, key, request_id)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS perdure_request_age ON perdure_request (created_at_ms);
+    created_at_ms INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS perdure_request_name
+    ON perdure_request (actor_type, key, request_id);
 CREATE TABLE IF NOT EXISTS perdure_message (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice
     sender_type TEXT NOT NULL, sender_key TEXT NOT NULL,
@@ -92,6 +92,13 @@ def _migrate(connection: apsw.Connection) -> None:
         ).fetchall()
         for (name,) in tables:
             connection.execute(f'ALTER TABLE "{name}" ADD COLUMN schema INTEGER NOT NULL DEFAULT 1')
+        # rows in the order of their age, so that no index by age is needed
+        connection.execute("ALTER TABLE perdure_request RENAME TO perdure_old")
+        connection.execute(_COMMON)
+        connection.execute(
+            "INSERT INTO perdure_request SELECT * FROM perdure_old ORDER BY created_at_ms"
+        )
+        connection.execute("DROP TABLE perdure_old")
 
 
 def _remember(connection: apsw.Connection, schema: ActorSchema) -> None:

@@ -21,10 +21,11 @@ from perdure import (
     StoreFullError,
     StoreLockedError,
 )
-from perdure.store.api import ActorSchema
+from perdure.store.api import ActorSchema, StoredActor
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_file import PAGE_BYTES
+from perdure.store.sqlite_reader import record_checksum, row_checksum
 from perdure.store.url import store_from_url
 from perdure.testing import async_test
 from perdure.testing.store_contract import SCHEMAS, batch, record, write
@@ -279,3 +280,43 @@ def test_store_urls(tmp_path: Path) -> None:
     for url in ("", "sqlite:", "postgres:x", "memory:x", "data"):
         with pytest.raises(StoreError, match="use sqlite:DIRECTORY or memory:"):
             store_from_url(url)
+
+
+_FORMAT_1 = """
+PRAGMA application_id = 1346720324; PRAGMA user_version = 1; PRAGMA journal_mode = WAL;
+CREATE TABLE "cart" (
+    key TEXT NOT NULL PRIMARY KEY, state TEXT NOT NULL, version INTEGER NOT NULL,
+    checksum INTEGER NOT NULL, created_at_ms INTEGER NOT NULL, updated_at_ms INTEGER NOT NULL
+);
+CREATE TABLE perdure_request (
+    actor_type TEXT NOT NULL, key TEXT NOT NULL, request_id TEXT NOT NULL,
+    fingerprint BLOB NOT NULL, reply BLOB NOT NULL, checksum INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (actor_type, key, request_id)
+) WITHOUT ROWID;
+CREATE INDEX perdure_request_age ON perdure_request (created_at_ms);
+"""
+
+
+@async_test
+async def test_a_store_of_format_1_is_migrated_with_all_it_holds(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "perdure.db")
+    database.executescript(_FORMAT_1)
+    answered = record("a", "r", b'"answer"')
+    database.execute(
+        "INSERT INTO cart VALUES (?, ?, ?, ?, ?, ?)",
+        ("a", '{"n":1}', 3, row_checksum("a", 3, b'{"n":1}'), 5, 7),
+    )
+    database.execute(
+        "INSERT INTO perdure_request VALUES (?, ?, ?, ?, ?, ?, ?)",
+        ("cart", "a", "r", answered.fingerprint, answered.reply, record_checksum(answered), 7),
+    )
+    database.commit()
+    database.close()
+    for _ in range(2):
+        async with opened(tmp_path) as store:
+            assert await store.load("cart", "a") == StoredActor("a", b'{"n":1}', 3, 5, 7)
+            assert await store.find_request("cart", "a", "r") == answered
+    async with opened(tmp_path) as store:
+        await store.commit(batch(write("a", 4)))
+        assert await store.forget_requests(8, 10) == 1
