@@ -12,13 +12,11 @@ from perdure.actor.effects import send
 from perdure.actor.model import Caller, running_turn
 from perdure.base.codec import encode
 from perdure.base.errors import BadArgumentsError, UnencodableError
+from perdure.store.api import OUTLET
 
 if TYPE_CHECKING:
     from perdure.actor.methods import ActorType, Method
     from perdure.actor.turn import Turn
-
-OUTLET = "@"
-"""What the receiver type of a message to an outlet begins with; no actor type can."""
 
 
 class Sent:

@@ -234,6 +234,27 @@ class ConflictError(StoreError):
     kind = "conflict"
 
 
+class FencedError(StoreError):
+    """Another process owns these actors now: this one was too slow to renew its lease, or was told
+    dead. The turn has no effect here; whoever forwards calls sends it to the new owner."""
+
+    kind = "fenced"
+
+
+class OutcomeUnknownError(StoreError):
+    """The database went away in the midst of a commit and could not be asked in time what became
+    of it. A call with an idempotency key can be repeated: it is done once."""
+
+    kind = "outcome-unknown"
+
+
+class UnreachableError(PerdureError):
+    """Raised when the process that owns an actor could not be reached before the deadline."""
+
+    status = 503
+    kind = "unreachable"
+
+
 class StoreLockedError(StoreError):
     """Raised when another process owns the data directory; the message names it."""
 

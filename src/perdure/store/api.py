@@ -9,10 +9,16 @@ and never decides who owns an actor.
 The contract is written as tests in `perdure.testing.store_contract`; every adapter passes them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, Literal, Protocol
 
 import msgspec
+
+from perdure.base.shards import shard_of
+from perdure.store.registry import Registry
+
+OUTLET = "@"
+"""What the receiver type of a message to an outlet begins with; no actor type can."""
 
 # -- what a store must know of a class -----------------------------------------------------------
 
@@ -104,6 +110,12 @@ class Stream(msgspec.Struct, frozen=True):
     receiver_type: str  # an actor type, or `@name` for an outlet
     receiver_key: str
 
+    @property
+    def shard(self) -> int:
+        """The shard whose owner delivers it: the receiver's, and for an outlet the sender's."""
+        is_outside = self.receiver_type.startswith(OUTLET)
+        return shard_of(self.sender_key if is_outside else self.receiver_key)
+
 
 class Message(msgspec.Struct, frozen=True):
     """A call that nobody waits for, on its way."""
@@ -139,6 +151,16 @@ class EntryWrite(msgspec.Struct, frozen=True):
     value: bytes | None  # JSON; None: it goes
 
 
+class Answers(msgspec.Struct, frozen=True):
+    """What the calls of one gateway in this commit were answered, so that a call sent a second
+    time, after its first owner died, finds its answer instead of running again."""
+
+    gateway: str  # the process that passed the calls on
+    first: int  # numbers of its calls, both inclusive; not all between need be there
+    last: int
+    body: bytes  # of the gateway's protocol; the store does not look into it
+
+
 class Batch(msgspec.Struct, frozen=True):
     """What one group commit makes durable, at wall-clock time `at_ms`."""
 
@@ -151,6 +173,7 @@ class Batch(msgspec.Struct, frozen=True):
     timers: Sequence[Timer] = ()  # set, or set anew
     cancelled: Sequence[tuple[str, str, str]] = ()  # timers, by actor type, key and name
     entries: Sequence[EntryWrite] = ()  # each entry once
+    answers: Sequence[Answers] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -208,6 +231,9 @@ class Query(msgspec.Struct, frozen=True):
 TimerPlace = tuple[int, str, str, str]
 """Where a timer stands in the order of all: due_at_ms, actor type, key, name."""
 
+Shards = Set[int] | None
+"""Only what belongs to actors in these shards (see `base.shards`); None: everything."""
+
 
 class Store(Protocol):
     """One open database. Every method may raise StoreError or one of its kinds."""
@@ -215,6 +241,9 @@ class Store(Protocol):
     reads_never_wait: bool
     """True if `load`, `find_request` and `entry` never suspend: they may then be driven in place,
     without a task."""
+
+    registry: Registry | None
+    """Where several processes that share the store agree on who owns what; None: there is one."""
 
     async def open(self, schemas: Iterable[ActorSchema]) -> None:
         """Take ownership, recover, and make room, indexes and views for these classes.
@@ -229,6 +258,11 @@ class Store(Protocol):
         """Give up ownership. Everything acknowledged is durable already; this only tidies."""
         ...
 
+    def stand_on(self, incarnation: int) -> None:
+        """Commit in the name of this member of the registry from now on. As soon as it is none any
+        more, `commit` raises FencedError; not called where `registry` is None."""
+        ...
+
     # -- writing
 
     async def commit(self, batch: Batch) -> Committed:
@@ -239,13 +273,22 @@ class Store(Protocol):
         writes are held against that rule in their order.
 
         Raises ConflictError when a write is not based on the stored version or a message that must
-        be there is not, StoreFullError when there is no space. After any error nothing of the batch
-        is there.
+        be there is not, StoreFullError when there is no space, FencedError. After any error nothing
+        of the batch is there and never will be, but for OutcomeUnknownError: then the database
+        could not be asked in time, and whatever is called next first finds out.
         """
         ...
 
     async def forget_requests(self, before_ms: int, limit: int) -> int:
         """Drop up to `limit` idempotency records made before `before_ms`; returns how many."""
+        ...
+
+    async def find_answers(self, gateway: str, number: int) -> list[bytes]:
+        """The bodies of all `Answers` of this gateway whose span holds `number`."""
+        ...
+
+    async def forget_answers(self, before_ms: int, limit: int) -> int:
+        """Drop up to `limit` rows of answers made before `before_ms`; returns how many."""
         ...
 
     # -- actors
@@ -279,7 +322,9 @@ class Store(Protocol):
         """The committed actors that fit, in the order asked for; without their timers."""
         ...
 
-    async def expired(self, actor_type: str, before_ms: int, limit: int) -> list[str]:
+    async def expired(
+        self, actor_type: str, before_ms: int, limit: int, shards: Shards = None
+    ) -> list[str]:
         """Keys of up to `limit` actors that were last written before `before_ms`, oldest first."""
         ...
 
@@ -309,7 +354,7 @@ class Store(Protocol):
 
     # -- messages and timers
 
-    async def streams(self, limit: int) -> list[tuple[Stream, int]]:
+    async def streams(self, limit: int, shards: Shards = None) -> list[tuple[Stream, int]]:
         """Up to `limit` streams that have messages under way, with the due_at_ms of the first
         message of each; those due first come first. Dead letters do not count."""
         ...
@@ -322,6 +367,6 @@ class Store(Protocol):
         """Messages that were given up, by id."""
         ...
 
-    async def timers(self, after: TimerPlace, before_ms: int, limit: int) -> list[Timer]:
-        """Timers behind `after` in the order of all, due before `before_ms`."""
+    async def timers(self, after: TimerPlace, limit: int, shards: Shards = None) -> list[Timer]:
+        """Up to `limit` timers behind `after`, in the order of all."""
         ...

@@ -1,0 +1,100 @@
+"""The Registry protocol: what processes that share a database keep there about each other.
+
+Two small tables. *Members*: one row per start of a process that owns actors, with its lease. And
+*shards*: 4,096 rows, each with its owner. Both change only in transactions that say what they rest
+on, so that any number of processes may try the same at once. All times are the database's own;
+nobody's clock is compared with another's.
+
+Every member also has a *fence*: a row that each of its commits changes. Taking a member out removes
+that row, and so waits for a commit under way and refuses all later ones.
+
+The contract is written as tests in `perdure.testing.registry_contract`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+NOBODY = 0  # owns the shards that wait for an owner
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One process that owns actors, or did until its lease ran out."""
+
+    incarnation: int  # one for each start, rising; never used again
+    name: str  # for people: its machine and pid
+    address: str  # where its peers reach it: `tcp:HOST:PORT` or `unix:PATH`
+    release: str  # of Perdure, for people
+    state: Literal["active", "draining"] = "active"
+    lease_left_ms: int = 0  # when it was read; negative: it is over
+
+
+class View(msgspec.Struct, frozen=True):
+    """Who is there and who owns what, as of one moment."""
+
+    version: int  # rises whenever a member comes, goes or drains, or a shard changes its owner
+    members: Sequence[Member]
+    owners: Sequence[int] | None
+    """The incarnation that owns each shard, by shard, or NOBODY; None: as in the version that the
+    asker knows."""
+
+
+class Registry(Protocol):
+    """Every method is one transaction and may raise StoreError."""
+
+    async def open(self) -> None:
+        """Connect, and make the tables if they are not there."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect; memberships stay."""
+        ...
+
+    async def join(self, name: str, address: str, release: str, lease_ttl_s: float) -> int:
+        """Become a member that owns nothing yet; returns its incarnation."""
+        ...
+
+    async def renew(
+        self,
+        incarnation: int,
+        lease_ttl_s: float,
+        state: Literal["active", "draining"],
+        known_version: int,
+    ) -> View:
+        """Let the lease end `lease_ttl_s` from now, and look around.
+
+        Raises FencedError when this is no member any more.
+        """
+        ...
+
+    async def view(self, known_version: int) -> View:
+        """Look around only."""
+        ...
+
+    async def take_over(
+        self, victim: int, heirs: Mapping[int, int], *, seen_dead: bool
+    ) -> View | None:
+        """Take a member out, and give its shards away.
+
+        It must have a lease that is over; or else the caller must have `seen_dead` that its process
+        is gone, and the database must agree that it has no connection from it any more. Whatever
+        the victim had committed is there when this returns, and nothing will follow.
+
+        Args:
+            victim: the member; or NOBODY, to give away shards without an owner.
+            heirs: the new owner for each shard the victim may have. A shard that is not named, or
+                whose heir is no member, goes to NOBODY.
+
+        Returns None, and changes nothing, if the victim may not be taken out or has been already.
+        """
+        ...
+
+    async def hand_over(self, incarnation: int, heirs: Mapping[int, int]) -> View:
+        """Give own shards to others; those that it does not own are left as they are, and those
+        whose heir is no member stay its own. Raises FencedError."""
+        ...
+
+    async def leave(self, incarnation: int) -> None:
+        """Be a member no longer; shards that are left go to NOBODY. Nothing if it is none."""
+        ...
