@@ -1,6 +1,6 @@
 """A turn: one call from the moment it is addressed to an actor until its caller has the answer."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -38,6 +38,9 @@ class Turn(msgspec.Struct, eq=False):
     transaction: "Transaction | None" = None  # that its calls take part in
     finished: bool = False
     replayed: bool = False  # the answer is that of an earlier call with the same request_id
+    origin: tuple[str, int] | None = None  # the process that sent it here, and its number there
+    root: tuple[str, int] | None = None  # the origin of the call that this is a part of
+    chain: Sequence[tuple[str, str]] = ()  # actors of other processes that wait for the answer
 
     def __str__(self) -> str:
         return f"{self.method}({self.activation.key!r})" if self.activation else str(self.method)
@@ -60,6 +63,11 @@ class Turn(msgspec.Struct, eq=False):
         key, and as a delivery, every turn does: what it consumes or answers, and all that led to
         it, commit as one."""
         return self.request_id is not None or self.is_delivery or not self.method.options.interleave
+
+    @property
+    def is_inner(self) -> bool:
+        """True if another turn waits for this one."""
+        return self.parent is not None or bool(self.chain)
 
     def holders(self) -> "Iterator[Turn]":
         """The turns of this call chain that keep their actors to themselves, innermost first."""
