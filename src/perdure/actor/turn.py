@@ -45,6 +45,12 @@ class Turn(msgspec.Struct, eq=False):
     def __str__(self) -> str:
         return f"{self.method}({self.activation.key!r})" if self.activation else str(self.method)
 
+    def begin_anew(self) -> None:
+        """Be as before the turn was given to an activation, which has failed it without effect."""
+        self.activation = None  # type: ignore[assignment]
+        self.waits_for = self.effects = self.transaction = None
+        self.finished = self.replayed = False
+
     def begin(self) -> bool:
         """Of a delivery: put what it consumes into its effects; False if it is not wanted now."""
         raise NotImplementedError
