@@ -31,6 +31,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     delivery_backoff_s: float = 0.25  # the first wait; each later one is twice as long
     delivery_backoff_max_s: float = 120.0
 
+    # a cluster
+    lease_ttl_s: float = 3.0  # after a silence this long the others may take a member's actors
+
     # live views
     live_topics_max: int = 10_000  # OverloadedError; different views that are watched
     live_subscribers_max: int = 20_000  # OverloadedError
