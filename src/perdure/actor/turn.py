@@ -94,7 +94,9 @@ def refuse_cycle(caller: Turn, target: "Activation") -> None:
     Where a transaction is on the way it is TransactionConflictError: that way is gone in a moment.
     """
     if (target.actor_type.name, target.key) in caller.chain:
-        raise CycleError(f"this call would wait for itself: {caller} → {target}, by other processes")
+        raise CycleError(
+            f"this call would wait for itself: {caller} → {target}, by other processes"
+        )
     held = {turn.activation: turn for turn in caller.holders()}
     path: list[Any] = list(held.values())[::-1]
     if leads_back(target, held, path, set()):

@@ -11,7 +11,8 @@ web processes, which own nothing.
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from perdure.actor.activation import Activation
@@ -177,7 +178,7 @@ class ClusterNode(Node):
     # -- as the owner of shards ------------------------------------------------------------------
 
     @property
-    def owned(self) -> Set[int]:  # type: ignore[override]
+    def owned(self) -> AbstractSet[int]:  # type: ignore[override]
         """The shards whose actors are its own."""
         return self._territory.owned
 
@@ -190,7 +191,7 @@ class ClusterNode(Node):
         """True if actors with this key live here."""
         return self._territory.has(key)
 
-    async def close_shards(self, shards: Set[int]) -> Set[int]:
+    async def close_shards(self, shards: AbstractSet[int]) -> AbstractSet[int]:
         """Let the turns of these shards end, and take no more; see `membership.Owner`."""
         closing = self._territory.only(shards)
         self._territory.close(closing)
@@ -206,17 +207,17 @@ class ClusterNode(Node):
         self._territory.open(busy)
         return closing - busy
 
-    def reopen(self, shards: Set[int]) -> None:
+    def reopen(self, shards: AbstractSet[int]) -> None:
         """Take calls for these shards again."""
         self._territory.open(shards)
 
-    def gained(self, shards: Set[int] | range) -> None:
+    def gained(self, shards: AbstractSet[int] | range) -> None:
         """These shards are its own from now on."""
         self._territory.open(shards)
         self._outbox.gained()
         self._scheduler.moved()
 
-    def lost(self, shards: Set[int]) -> None:
+    def lost(self, shards: AbstractSet[int]) -> None:
         """These shards are another's from now on."""
         self._throw_away(shards, FencedError("the actor has moved to another process"))
 
@@ -225,7 +226,7 @@ class ClusterNode(Node):
         self._station.be(0)
         self._throw_away(self._territory.owned, error)
 
-    def _throw_away(self, shards: Set[int], error: Exception) -> None:
+    def _throw_away(self, shards: AbstractSet[int], error: Exception) -> None:
         self._territory.lose(shards)
         self._outbox.lost(shards)
         self._catalog.throw_away(self._catalog.within(shards), error)

@@ -7,6 +7,7 @@ themselves; where the store has none, there is one owner, at a known address.
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from perdure.actor.methods import ActorType, Method
@@ -116,10 +117,8 @@ class Gateway:
             self._clock.call_later(_LOOK_EVERY_S, self._look_now.set)
             await self._look_now.wait()
             self._look_now.clear()
-            try:
+            with suppress(StoreError):  # the next look comes soon, and members tell of changes
                 await self._look()
-            except StoreError:
-                pass  # the members tell of changes too, and the next look comes soon
 
     async def _look(self) -> None:
         assert self._registry is not None

@@ -137,6 +137,7 @@ class Reception:
         if not host.has(call.key):
             link.send(NotMine(call.id, host.map_version))
             return
+        assert link.peer is not None
         origin = (link.peer.process, call.id)
         try:
             turn = self._turn(link, call, origin)
@@ -144,11 +145,11 @@ class Reception:
             link.send(failed(call.id, error))
             return
         method = turn.method
-        if call.is_again or (self._seen_again and origin in self._seen_again):
-            if not (method.read or call.request_id):
-                self._note_again(origin)
-                host.spawn(self._call_again(method.actor_type, call.key, turn, origin))
-                return
+        is_again = call.is_again or (bool(self._seen_again) and origin in self._seen_again)
+        if is_again and not method.read and call.request_id is None:
+            self._note_again(origin)
+            host.spawn(self._call_again(method.actor_type, call.key, turn, origin))
+            return
         if not method.read:
             self._under_way[origin] = turn
         host.submit(method.actor_type, call.key, turn)

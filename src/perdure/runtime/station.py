@@ -105,6 +105,7 @@ class Station:
         self.identity = msgspec.structs.replace(self.identity, incarnation=incarnation)
         self.forwarder.incarnation = incarnation
         self.links.be(self.identity)
+        self.links.want(self.map.members.values())
 
     def take_map(self, newer: ShardMap, *, tell: bool) -> None:
         """Send calls by this map from now on; and tell the others of it."""
