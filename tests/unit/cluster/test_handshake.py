@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.cluster.wiring import KEY, identity
 
 from perdure.cluster.handshake import (
     MESSAGE_BYTES_MAX,
@@ -13,7 +14,6 @@ from perdure.cluster.handshake import (
     Handshake,
     ServerHandshake,
 )
-from tests.unit.cluster.wiring import KEY, identity
 
 OTHER_KEY = b"another key, as long as the first"
 

@@ -1,7 +1,9 @@
 """Ends of links, and what lies between them, for the tests of this package."""
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from perdure.base.clock import Clock
@@ -145,6 +147,20 @@ class LoneLink:
         """The bytes of the next frame from the other end."""
         self.writer.add(frame)
         return bytes(self.writer.take())
+
+
+@contextmanager
+def caught_logs() -> Iterator[list[logging.LogRecord]]:
+    """What is logged within the block; nothing of it is printed."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("perdure.cluster")
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
 
 
 async def until(condition: Callable[[], object]) -> None:
