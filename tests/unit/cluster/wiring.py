@@ -12,6 +12,8 @@ from perdure.cluster.frames import Frame
 from perdure.cluster.framing import FrameWriter
 from perdure.cluster.handshake import ClientHandshake, Identity
 from perdure.cluster.link import Link
+from perdure.cluster.links import Links
+from perdure.cluster.network import Network, ProtocolFactory
 from perdure.store.registry import Member
 from perdure.testing import VirtualClock
 
@@ -167,3 +169,56 @@ async def until(condition: Callable[[], object]) -> None:
     """Wait for what only time brings; the test's own deadline ends it."""
     while not condition():
         await asyncio.sleep(0.002)
+
+
+class MemoryNetwork:
+    """Connections within the test, and ways not to get one."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[str, ProtocolFactory] = {}
+        self.transports: list[FakeTransport] = []  # the dialling ends
+        self.attempts = 0
+        self.failure: Exception | None = None
+        self.is_stuck = False
+
+    async def listen(self, address: str, factory: ProtocolFactory) -> "MemoryListener":
+        self.listeners[address] = factory
+        return MemoryListener(self, address)
+
+    async def connect(self, address: str, factory: ProtocolFactory) -> None:
+        self.attempts += 1
+        if self.is_stuck:
+            await asyncio.Event().wait()
+        if self.failure is not None:
+            raise self.failure
+        if address not in self.listeners:
+            raise ConnectionRefusedError(address)
+        dialling, _ = joined(factory(), self.listeners[address]())
+        self.transports.append(dialling)
+
+
+class MemoryListener:
+    def __init__(self, network: MemoryNetwork, address: str) -> None:
+        self.address = address
+        self._network = network
+
+    def close(self) -> None:
+        self._network.listeners.pop(self.address, None)
+
+
+class Process:
+    """The links of one process, and what they told."""
+
+    def __init__(
+        self,
+        network: Network,
+        incarnation: int,
+        *,
+        clock: Clock | None = None,
+        limits: Limits = LIMITS,
+        key: bytes = KEY,
+    ) -> None:
+        self.handler = Recorder()
+        self.links = Links(
+            identity(incarnation), key, network, clock or VirtualClock(), limits, self.handler
+        )
