@@ -22,7 +22,6 @@ import msgspec
 from perdure.actor.activation import Activation
 from perdure.actor.effects import effects_of
 from perdure.actor.gate import GroupCommit
-from perdure.actor.messages import OUTLET
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
@@ -32,7 +31,7 @@ from perdure.base.codec import decoder
 from perdure.base.errors import NotFoundError, PerdureError, StoreError
 from perdure.base.limits import Limits
 from perdure.runtime.outlets import Delivery, Outlet
-from perdure.store.api import Deferral, Message, Store, Stream
+from perdure.store.api import OUTLET, Deferral, Message, Store, Stream
 
 log = logging.getLogger("perdure.outbox")
 

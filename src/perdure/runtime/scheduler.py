@@ -105,7 +105,7 @@ class Scheduler:
     async def _read(self) -> None:
         self._set_meanwhile = []
         try:
-            timers = await self._store.timers(self._horizon, _NEVER_MS, _IN_MEMORY)
+            timers = await self._store.timers(self._horizon, _IN_MEMORY)
         finally:
             meanwhile, self._set_meanwhile = self._set_meanwhile, None
         self._horizon = _place(timers[-1]) if len(timers) == _IN_MEMORY else _END
