@@ -32,6 +32,8 @@ _LOOK_EVERY_S = 1.0
 class Gateway:
     """Sends the calls of one web process to where their actors are."""
 
+    passes_arguments_on = True  # as they came: their owner decodes, and checks, them anyway
+
     def __init__(
         self,
         actor_types: Sequence[ActorType],
