@@ -124,7 +124,9 @@ class _Lane:
             raise StoreError(
                 f"{self._server.label} did not answer within {self._answer_s:g} s"
             ) from error
-        except (LostError, asyncpg.PostgresError) as error:
+        except LostError as error:
+            raise StoreError(f"{self._server.label}: the connection was lost: {error}") from error
+        except asyncpg.PostgresError as error:
             raise self._server.error(error) from error
 
     async def create_tables(self) -> None:
