@@ -14,6 +14,7 @@ from perdure.base.errors import FencedError, StoreError
 from perdure.base.shards import SHARDS
 from perdure.store.postgres_link import Server
 from perdure.store.postgres_registry import PostgresRegistry
+from perdure.store.postgres_registry_tables import LOCK_SCHEMA
 from perdure.store.registry import NOBODY
 from perdure.testing import async_test
 from perdure.testing.postgres import fresh_database
@@ -217,6 +218,17 @@ async def test_nothing_that_is_called_waits_for_locks_without_end() -> None:
         unbounded = {name for name, settings in rows if "lock_timeout=2000" not in str(settings)}
         assert unbounded == {"perdure_give", "perdure_remove"}  # called by the others
         assert len(rows) == 7
+
+
+@async_test
+async def test_who_starts_while_another_makes_large_indexes_need_not_wait() -> None:
+    url = fresh_database()
+    async with opened(url), connected(url) as busy:
+        transaction = busy.transaction()
+        await transaction.start()
+        await busy.execute(LOCK_SCHEMA)
+        async with asyncio.timeout(2), opened(url) as registry:
+            assert list((await registry.view(0)).members) == []
 
 
 @async_test
