@@ -139,6 +139,11 @@ class Membership:
         """Who owns what, as last seen."""
         return self._standing.map
 
+    @property
+    def is_settled(self) -> bool:
+        """True when this member owns all that it should, and nothing else."""
+        return self._standing.is_settled
+
     # -- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -157,7 +162,7 @@ class Membership:
             task.add_done_callback(_report)
             self._tasks.append(task)
         limit_s = self._clock.monotonic_s() + _START_TTLS * self._ttl_s
-        await self._wait_until(lambda: self._standing.is_settled, limit_s)
+        await self._wait_until(lambda: self.is_settled, limit_s)
 
     async def drain(self, deadline_s: float) -> None:
         """Give everything away, or what can be until `deadline_s` on the monotonic clock; leave."""
