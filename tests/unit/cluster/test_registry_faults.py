@@ -73,6 +73,21 @@ async def test_a_hand_over_whose_answer_gets_lost_moves_nothing_twice(cluster):
 
 
 @with_cluster
+async def test_what_was_handed_over_unheard_is_not_opened_again(cluster):
+    [first] = await cluster.start()
+    first.registry.request_s = 0.05
+    first.registry.answers_lost["hand_over"] = 1
+    second = await cluster.begin()
+    await cluster.until(lambda: first.registry.answers_lost["hand_over"] == 0)
+    first.registry.is_down = True
+    await cluster.pass_s(TTL_S / 2)
+    assert second.open
+    assert second.open <= first.closed
+    first.registry.is_down = False
+    await cluster.settled()
+
+
+@with_cluster
 async def test_a_shard_stays_closed_until_it_is_known_who_owns_it(cluster):
     [first] = await cluster.start()
     first.registry.request_s = 0.02
