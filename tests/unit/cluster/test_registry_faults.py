@@ -56,6 +56,7 @@ async def test_a_database_that_was_set_back_makes_everybody_join_anew(cluster):
     cluster.registry = replica
     for one in members:
         one.registry.database = replica
+        one.lose_session()
     await cluster.until(lambda: all(one.falls for one in members))
     await cluster.settled()
     assert all(len(one.falls) == 1 for one in members)
