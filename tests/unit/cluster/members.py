@@ -38,7 +38,7 @@ class Process:
         self.busy = set()  # shards of which a turn runs
         self.stands_on = NOBODY
         self.gains = []
-        self.lost_total = 0
+        self.reopened = set()
         self.falls = []
         self.members = Membership(
             self.registry,
@@ -72,13 +72,13 @@ class Process:
         assert shards <= self.closed
         self.closed -= shards
         self.open |= shards
+        self.reopened |= shards
 
     def lost(self, shards):
         assert shards <= self.open | self.closed
         self.open -= shards
         self.closed -= shards
         self.busy -= shards
-        self.lost_total += len(shards)
 
     def gained(self, shards):
         assert not shards & (self.open | self.closed)

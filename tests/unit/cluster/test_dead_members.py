@@ -54,16 +54,30 @@ async def test_a_living_member_that_was_called_dead_keeps_its_shards(cluster):
 
 
 @with_cluster
-async def test_nothing_is_given_to_a_member_that_was_seen_dead(cluster):
-    first, second = await cluster.start(2)
+async def test_nothing_is_handed_over_to_a_member_that_was_seen_dead(cluster):
+    [first] = await cluster.start()
+    first.busy |= ALL
+    second = await cluster.begin()
+    await cluster.pass_s(1)
     await cluster.crash(second, keep_session=True)
     first.members.peer_died(second.stands_on)
-    third = await cluster.begin()
-    await cluster.until(third.starting.done)
-    assert len(third.open) > 0
-    assert first.registry.calls["take_over"] > 1
+    first.busy.clear()
+    await cluster.pass_s(1)
+    assert first.open == ALL
+    assert first.registry.calls["hand_over"] == 0
+
+
+@with_cluster
+async def test_who_was_seen_dead_inherits_nothing(cluster):
+    first, second, third = await cluster.start(3)
+    owned = len(third.open)
+    await cluster.crash(second)
+    await cluster.crash(third, keep_session=True)
+    for dead in (second, third):
+        first.members.peer_died(dead.stands_on)
+    await cluster.pass_s(0.3)
+    assert len(first.open) == len(ALL) - owned
     await cluster.settled()
-    assert first.open | third.open == ALL
 
 
 @with_cluster
