@@ -18,6 +18,7 @@ from perdure.base.errors import DefinitionError, NotFoundError, NotRunningError,
 from perdure.base.limits import Limits
 from perdure.runtime.node import Node
 from perdure.runtime.outlets import Outlet
+from perdure.runtime.place import Place
 from perdure.store.api import Store
 from perdure.store.url import store_from_url
 from perdure.web.actor_route import ActorRoutes, Identify
@@ -80,8 +81,11 @@ class App:
         self,
         store: str | Store | None = None,
         on_broken: Callable[[Exception], None] | None = None,
+        place: Place = Place(),  # noqa: B008 - it cannot change
     ) -> None:
         """Open the store and take calls; a second start does nothing. Raises StoreError."""
+        if place.role != "all":
+            raise NotImplementedError(f"the role {place.role!r}")
         async with self._starting:
             if self._node is not None:
                 return
