@@ -64,9 +64,9 @@ class Supervisor:
                 for number in self._signals.wait(self._patience_s(), self._processes()):
                     self._on_signal(number)
                 for post in self._posts:
-                    post.hear()
                     for child, end in post.reap():
                         self._on_end(post, child, end)
+                    post.hear()  # last: who waited for one that has ended may go now
                 if self._stopped_by is None:
                     self._greet_once()
                     self._advance_roll_out()
