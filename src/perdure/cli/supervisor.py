@@ -164,12 +164,16 @@ class Supervisor:
     # -- new code --------------------------------------------------------------------------------
 
     def _advance_roll_out(self) -> None:
-        if self._roll_out is None:
-            if not (self._is_roll_out_due and self._has_greeted):
-                return
+        self._step_roll_out()
+        if self._roll_out is None and self._is_roll_out_due and self._has_greeted:
             self._is_roll_out_due = False
             self._inform("replacing all processes")
             self._roll_out = roll_out(self._posts)
+            self._step_roll_out()
+
+    def _step_roll_out(self) -> None:
+        if self._roll_out is None:
+            return
         try:
             next(self._roll_out)
         except StopIteration:
