@@ -7,7 +7,7 @@ import socket
 from perdure.cli.failures import UNAVAILABLE, Failure
 
 _BACKLOG = 2048
-_PORT_MAX = 65_535
+PORT_MAX = 65_535
 
 
 def bind(listen: str) -> socket.socket:
@@ -53,7 +53,7 @@ def is_any_address(host: str) -> bool:
 def split(text: str, example: str) -> tuple[str, int]:
     """The two parts of `HOST:PORT` or `[IPV6]:PORT`; raises Failure, with the example as a hint."""
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > _PORT_MAX:
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > PORT_MAX:
         raise Failure(f"{text!r} is not HOST:PORT", f"for example {example}")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
@@ -65,7 +65,7 @@ def joined(host: str, port: int) -> str:
 
 def _refusal(error: OSError, host: str, port: int) -> Failure:
     if error.errno == errno.EADDRINUSE:
-        other = joined(host, port % _PORT_MAX + 1)
+        other = joined(host, port % PORT_MAX + 1)
         hint: str | None = f"stop what uses it, or choose another: --listen {other}"
         return Failure(f"port {port} on {host} is in use", hint, exit_code=UNAVAILABLE)
     hint = "ports below 1024 are for root" if error.errno == errno.EACCES else None

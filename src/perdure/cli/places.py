@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from perdure.cli.address import is_any_address, joined, split
+from perdure.cli.address import PORT_MAX, is_any_address, joined, split
 from perdure.cli.cluster_key import no_key, read_key
 from perdure.cli.failures import Failure
 from perdure.cli.layout import ClusterOptions, Layout
@@ -102,6 +102,8 @@ class _Ports:
         assert cluster.listen is not None
         self._host, first = split(cluster.listen, "--cluster-listen 10.0.0.5:7000")
         count = (layout.state or 1) + 1
+        if first + count - 1 > PORT_MAX:
+            raise Failure(f"--cluster-listen takes {count} ports from {first} on: too few are left")
         self._free = list(range(first, first + count)) if first else [0] * count
         self._advertise = _advertised(cluster, self._host, first)
         self._shift = self._advertise[1] - first if self._advertise else 0
