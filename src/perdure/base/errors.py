@@ -248,11 +248,33 @@ class OutcomeUnknownError(StoreError):
     kind = "outcome-unknown"
 
 
+class InterruptedCallError(PerdureError):
+    """The process that ran a call died in its midst, after a part of it was committed: something it
+    called, or what came before its `save()`. It is not repeated: that part would be done twice."""
+
+    status = 504
+    kind = "interrupted"
+
+
 class UnreachableError(PerdureError):
     """Raised when the process that owns an actor could not be reached before the deadline."""
 
     status = 503
     kind = "unreachable"
+
+
+class WireError(PerdureError):
+    """What came over a link between two processes was malformed, too large, or had a gap. The link
+    is closed; nothing that came with or after it was looked at."""
+
+    kind = "wire"
+
+
+class HandshakeError(WireError):
+    """Raised when the process at the other end of a new link did not prove in time that it knows
+    the cluster's key, or speaks no version that this one speaks."""
+
+    kind = "handshake"
 
 
 class StoreLockedError(StoreError):
