@@ -1,7 +1,7 @@
 """The processes of one machine: several of them, new code in all, and how they end.
 
-What is told here is the supervisor's part. Most of these apps are stand-ins: each process runs a
-node of its own in memory, whatever its role, so that nothing depends on how calls travel.
+What is only the supervisor's part is tested with stand-ins: each process runs a node of its own in
+memory, whatever its role, so that nothing depends on how calls travel.
 """
 
 import os
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Self
@@ -82,6 +83,11 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._pool.shutdown()
+
+    def wait_for_more(self, answers: int) -> None:
+        """Wait for so many answers more than there are now."""
+        wanted = self.answers + answers
+        until(lambda: self.answers >= wanted, "answers")
 
     def end(self) -> None:
         """Let all clients end; raises what went wrong in them."""
@@ -220,6 +226,93 @@ def test_no_process_outlives_its_supervisor(tmp_path: Path) -> None:
         until(lambda: not any(is_alive(pid) for pid in pids.values()), "all to end")
 
 
+# -- calls between processes ---------------------------------------------------------------------
+
+REAL = ("--web", "2")
+
+
+def test_an_owner_that_is_killed_under_load_is_not_noticed_but_for_the_time(tmp_path: Path) -> None:
+    with Supervised(tmp_path, options=REAL) as run:
+        pid = _ready(run)["state-1"]
+        with Load(run, clients=4) as load:
+            for _ in range(3):
+                load.wait_for_more(20)
+                os.kill(pid, signal.SIGKILL)
+                pid = run.pid_of("state-1", other_than=pid)
+                run.wait_for_log(f"serving again pid={pid}")
+            load.wait_for_more(20)
+            load.end()
+        assert load.errors == []
+        assert len(run.ask("GET", "/counter/c/view")[1]) == load.answers, "each once"
+        assert "web" not in run.log().partition("(2 web")[2]
+
+
+def test_a_web_process_that_is_killed_takes_only_its_own_connections_along(tmp_path: Path) -> None:
+    with Supervised(tmp_path, PIDS, options=REAL) as run, ExitStack() as stack:
+        before = _ready(run)
+        kept: dict[int, list[HTTPConnection]] = {before["web-1"]: [], before["web-2"]: []}
+        while not all(kept.values()):
+            connection = HTTPConnection("127.0.0.1", run.port, timeout=WITHIN_S)
+            stack.enter_context(closing(connection))
+            kept[_pid_behind(connection)].append(connection)
+        os.kill(before["web-1"], signal.SIGKILL)
+        for connection in kept[before["web-2"]]:
+            assert _pid_behind(connection) == before["web-2"]
+        for connection in kept[before["web-1"]]:
+            with pytest.raises((OSError, HTTPException)):
+                _pid_behind(connection)
+        run.wait_for_log("web 1 died (SIGKILL), starting again")
+        assert run.ask("POST", "/counter/c/add", {"name": "x"}) == (200, 1)
+
+
+# the mounted app runs where requests are taken
+PIDS = APP.replace(
+    "app = App(Counter)",
+    """
+async def pages(scope, receive, send):
+    if scope["type"] == "lifespan":
+        Path(f"lifespan-{os.getpid()}").touch()
+        while True:
+            await send({"type": (await receive())["type"] + ".complete"})
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+
+
+app = App(Counter, mount=pages)
+""",
+)
+
+
+def _pid_behind(connection: HTTPConnection) -> int:
+    if connection.sock is None:
+        connection.connect()
+    connection.auto_open = 0
+    connection.request("GET", "/")
+    return int(connection.getresponse().read())
+
+
+def test_the_mounted_app_lives_in_every_web_process_and_in_no_owner(tmp_path: Path) -> None:
+    with Supervised(tmp_path, PIDS, options=REAL) as run:
+        pids = _ready(run)
+        begun = {path.name for path in tmp_path.glob("lifespan-*")}
+        assert begun == {f"lifespan-{pids[title]}" for title in ("web-1", "web-2")}
+
+
+def test_a_roll_out_of_web_processes_and_their_owner_fails_not_one_request(tmp_path: Path) -> None:
+    with Supervised(tmp_path, VERSIONED, options=REAL) as run:
+        before = _ready(run)
+        with Load(run, clients=4) as load:
+            load.wait_for_more(20)
+            _write_version(run, VERSIONED, 2)
+            _roll_out(run, done=1)
+            assert run.ask("GET", "/counter/c/version") == (200, 2)
+            load.wait_for_more(20)
+            load.end()
+        assert load.errors == []
+        assert len(run.ask("GET", "/counter/c/view")[1]) == load.answers
+        assert not set(run.titles()) & set(before.values())
+
+
 # -- new code ------------------------------------------------------------------------------------
 
 
@@ -240,11 +333,8 @@ def test_a_roll_out_under_load_on_sqlite_fails_not_one_request(tmp_path: Path) -
         assert run.wait() == 0
 
 
-@pytest.mark.parametrize("options", [SEVERAL, REGISTRY], ids=["one owner", "several owners"])
-def test_a_roll_out_replaces_every_process_under_load(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
-    with Supervised(tmp_path, STAND_IN, options=options) as run:
+def test_a_roll_out_replaces_several_owners_as_well(tmp_path: Path) -> None:
+    with Supervised(tmp_path, STAND_IN, options=REGISTRY) as run:
         before = _ready(run)
         with Load(run, clients=4) as load:
             _write_version(run, STAND_IN, 2)

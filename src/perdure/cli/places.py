@@ -25,7 +25,8 @@ from perdure.cli.failures import Failure
 from perdure.cli.layout import ClusterOptions, Layout
 from perdure.runtime.place import Place, Role
 
-_PATH_BYTES_MAX = 103  # of a Unix socket: the least that systems allow, without the closing NUL
+_PATH_BYTES_MAX = 90  # of a Unix socket, as `cluster.sockets` has it, which is heavy to import
+_NAME_BYTES_MAX = 16  # of a socket in the directory, its slash included
 _KEY_BYTES = 32
 
 
@@ -151,7 +152,7 @@ def _inside_of(store: str) -> Path | None:
     if scheme != "sqlite":
         return None
     directory = Path(rest.removeprefix("//") or ".").absolute() / "links"
-    if len(os.fsencode(directory)) + len("/state") > _PATH_BYTES_MAX:
+    if len(os.fsencode(directory)) + _NAME_BYTES_MAX > _PATH_BYTES_MAX:
         return None
     try:
         directory.mkdir(0o700, parents=True, exist_ok=True)

@@ -36,6 +36,8 @@ from perdure.web.server import Server
 
 log = logging.getLogger("perdure.server")
 
+_REACH_S = 5.0
+_REACH_POLL_S = 0.01
 _BROKEN_S = 1.0  # for the answers to calls that the disk failed
 
 
@@ -91,6 +93,7 @@ class _Serving:
     async def run(self) -> int:
         self._end = asyncio.Event()
         await self._app.start(self._options.store, self._on_broken, self._options.place)
+        await self._reach_owners()
         if self._bound is not None:
             await self._take_requests(self._bound)
         # Not before: a start that hangs must not take the signals away that could end it.
@@ -108,6 +111,13 @@ class _Serving:
         else:
             await self._stop()
         return self._exit_code
+
+    async def _reach_owners(self) -> None:
+        """Give a web process a while to find somebody; then calls wait, and `/-/ready` says no."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REACH_S):
+                while not self._app.is_ready:  # noqa: ASYNC110 - links announce nothing
+                    await asyncio.sleep(_REACH_POLL_S)
 
     async def _take_requests(self, bound: socket.socket) -> None:
         app = self._app
