@@ -40,6 +40,8 @@ class StandIn(App):
                   file=places)
         if Path(f"no-{place.role}").exists():
             os._exit(3)
+        while Path(f"slow-{place.role}").exists():
+            await asyncio.sleep(0.005)
         await super().start("memory:", on_broken)
 
 
@@ -121,7 +123,7 @@ def test_several_processes_say_in_one_line_what_runs(tmp_path: Path) -> None:
         line += "(2 web, 1 state; data in memory, gone when it stops)\n"
         assert run.log() == line
         places = [line.split() for line in (tmp_path / "places").read_text().splitlines()]
-        assert [place[1] for place in places] == ["state", "web", "web"], "owners come first"
+        assert [place[1] for place in places] == ["state", "web", "web"]
         assert {place[4] for place in places} == {"32"}
         listen = places[0][2]
         assert listen.startswith("unix:/")
@@ -131,6 +133,15 @@ def test_several_processes_say_in_one_line_what_runs(tmp_path: Path) -> None:
         run.process.terminate()
         assert run.wait() == 0
         assert not directory.exists()
+
+
+def test_web_processes_start_once_there_is_an_owner(tmp_path: Path) -> None:
+    (tmp_path / "slow-state").touch()
+    with Supervised(tmp_path, STAND_IN, options=SEVERAL) as run:
+        until((tmp_path / "places").exists, "the owner to start")
+        assert list(run.titles().values()) == ["state-1"]
+        (tmp_path / "slow-state").unlink()
+        assert sorted(_ready(run)) == ["state-1", "web-1", "web-2"]
 
 
 def test_neither_the_key_nor_the_store_can_be_read_from_outside(tmp_path: Path) -> None:
@@ -182,8 +193,12 @@ def test_an_owner_that_cannot_start_ends_all(tmp_path: Path) -> None:
 
 
 def test_an_app_that_cannot_be_loaded_says_so_once(tmp_path: Path) -> None:
-    with Supervised(tmp_path, "app = 1", options=REGISTRY) as run:
+    counts = "import time\nfrom pathlib import Path\nopen('imports', 'a').write('.')\n"
+    counts += "end_s = time.monotonic() + 0.3\n"  # for others that may have been started as well
+    counts += "while Path('imports').read_text() == '.' and time.monotonic() < end_s: pass\napp = 1"
+    with Supervised(tmp_path, counts, options=REGISTRY) as run:
         assert run.wait() == failures.BAD_APP
+        assert (tmp_path / "imports").read_text() == "."
         assert run.log() == "perdure: counter.py:app is a int, not a perdure.App\n"
 
 
