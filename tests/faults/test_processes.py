@@ -6,6 +6,7 @@ memory, whatever its role, so that nothing depends on how calls travel.
 
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -184,6 +185,20 @@ def test_a_web_process_that_cannot_start_again_does_not_end_the_others(tmp_path:
         assert run.wait() == failures.BAD_APP, "nobody is left who serves"
 
 
+def test_a_supervisor_without_descriptors_waits_for_better_times(tmp_path: Path) -> None:
+    with Supervised(tmp_path, STAND_IN, options=SEVERAL) as run:
+        before = _ready(run)
+        held = max(int(name) for name in os.listdir(f"/proc/{run.process.pid}/fd")) + 1
+        limits = resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, (held - 1, limits[1]))
+        os.kill(before["web-1"], signal.SIGKILL)
+        run.wait_for_log("web 1 cannot be started (Too many open files) pause_s=5.0")
+        assert run.ask("GET", "/counter/c/view") == (200, [])
+        resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, limits)
+        run.pid_of("web-1", other_than=before["web-1"])
+        run.wait_for_log("serving again")
+
+
 def test_an_owner_that_cannot_start_ends_all(tmp_path: Path) -> None:
     (tmp_path / "no-state").touch()
     with Supervised(tmp_path, STAND_IN, options=SEVERAL) as run:
@@ -278,6 +293,17 @@ def test_a_web_process_that_is_killed_takes_only_its_own_connections_along(tmp_p
                 _pid_behind(connection)
         run.wait_for_log("web 1 died (SIGKILL), starting again")
         assert run.ask("POST", "/counter/c/add", {"name": "x"}) == (200, 1)
+
+
+def test_an_owner_whose_disk_failed_is_followed_by_one_that_recovers(tmp_path: Path) -> None:
+    # the third commit of each process fails
+    fault = {"PERDURE_FAULT": "before_fsync:raise:3"}
+    with Supervised(tmp_path, environment=fault, options=REAL) as run:
+        _ready(run)
+        answers = [run.ask("POST", "/counter/c/add", {"name": str(n)})[0] for n in range(4)]
+        assert answers == [200, 200, 503, 200]
+        assert run.ask("GET", "/counter/c/view") == (200, ["0", "1", "3"])
+        assert f"state 1 died (exit code {failures.DISK_FAILED}), starting again" in run.log()
 
 
 # the mounted app runs where requests are taken
