@@ -8,6 +8,7 @@ import os
 import pty
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -293,6 +294,31 @@ def test_a_web_process_that_is_killed_takes_only_its_own_connections_along(tmp_p
                 _pid_behind(connection)
         run.wait_for_log("web 1 died (SIGKILL), starting again")
         assert run.ask("POST", "/counter/c/add", {"name": "x"}) == (200, 1)
+
+
+def test_a_live_view_stays_open_while_owners_die_and_are_replaced(tmp_path: Path) -> None:
+    watched = APP.replace("seen: list[str] = []", "seen: Annotated[list[str], live] = []")
+    watched = "from typing import Annotated\nfrom perdure import live\n" + watched
+    with Supervised(tmp_path, watched, options=REAL) as run:
+        pid = _ready(run)["state-1"]
+        with socket.create_connection(("127.0.0.1", run.port), timeout=WITHIN_S) as stream:
+            stream.sendall(b"GET /counter/c/live HTTP/1.1\r\nhost: here\r\n\r\n")
+            _read_until(stream, b'"seen":[]')
+            os.kill(pid, signal.SIGKILL)
+            assert run.ask("POST", "/counter/c/add", {"name": "one"}) == (200, 1)
+            _read_until(stream, b'"seen":["one"]')
+            run.process.send_signal(signal.SIGHUP)
+            until(lambda: run.log().count("serving again") == 2, "the owner's successor")
+            assert run.ask("POST", "/counter/c/add", {"name": "two"}) == (200, 2)
+            _read_until(stream, b'"seen":["one","two"]')
+
+
+def _read_until(stream: socket.socket, text: bytes) -> None:
+    said = b""
+    while text not in said:
+        chunk = stream.recv(65_536)
+        assert chunk, f"the stream ended after {said!r}"
+        said += chunk
 
 
 def test_an_owner_whose_disk_failed_is_followed_by_one_that_recovers(tmp_path: Path) -> None:
