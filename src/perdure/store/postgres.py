@@ -118,7 +118,12 @@ class PostgresStore:
         task = asyncio.get_running_loop().create_task(self._commit_in_turn(batch))
         self._running = task
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                self._chain.is_left_open = True  # whoever reads next waits for its end
+            raise
 
     def _ended(self, task: "asyncio.Task[Committed]") -> None:
         if self._running is task:
@@ -157,6 +162,9 @@ class PostgresStore:
                     block = await self._write_steps(steps, batch, session, number, left_s)
             except (LostError, OSError):
                 block = await self._chain.settle(deadline_s)
+            except StoreError:
+                self._chain.failed()  # raised here, before COMMIT: nothing of it is there
+                raise
             except asyncpg.PostgresError as error:
                 self._chain.failed()
                 if steps is None and self._is_refusal(error):
@@ -222,10 +230,12 @@ class PostgresStore:
 
     async def _settle(self) -> None:
         """Find out first what became of a commit whose outcome is open."""
-        if self._chain.is_in_doubt:
-            async with self._turn:
+        # not `is_in_doubt`, which every commit under way is: reads would wait for each of them
+        if self._chain.is_left_open:
+            async with self._turn:  # in turn: all commits that were begun before have ended then
                 if self._chain.is_in_doubt:
                     await self._chain.settle(self._clock.monotonic_s() + COMMIT_S)
+                self._chain.is_left_open = False
 
     # -- reading ---------------------------------------------------------------------------------
 

@@ -58,18 +58,20 @@ class Chain:
         self._session: Session | None = None
         self._fenced: str | None = None
         self._doubt: int | None = None  # the number of a commit whose outcome is not known
+        self.is_left_open = False  # and somebody was told so, or is not waiting any more
         self.incarnation = ALONE
         self.number = 0  # of the last commit that is there
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether it is open what became of the last commit."""
+        """Whether it is open what became of the last commit: also while it is under way."""
         return self._doubt is not None
 
     def stand_on(self, incarnation: int, number: int = 0) -> None:
         """Commit on this row from now on, which has this number."""
         self.incarnation, self.number = incarnation, number
         self._fenced = self._doubt = None
+        self.is_left_open = False
 
     async def stand_alone(self, session: Session, timeout_s: float) -> None:
         """Take row 0 from whoever has it; within a transaction."""
@@ -158,6 +160,7 @@ class Chain:
             else:
                 return self._settled(number, row)
             await self._clock.sleep(jittered(_RETRY_S))
+        self.is_left_open = True
         raise OutcomeUnknownError(
             f"{self._server.label}: whether commit {number} is there could not be found out: {why}"
         )
