@@ -87,9 +87,8 @@ async def _main(world: World, scenario: Any) -> list[str]:
     await scenario.heal()
     await asyncio.sleep(scenario.settle_s)
     wrong = await _tail(world, workloads)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    world.is_ending = True
+    await asyncio.gather(*tasks)
     wrong += await _final(world, workloads)
     if world.operations < OPERATIONS_MIN:
         wrong.append(f"only {world.operations} operations were answered")

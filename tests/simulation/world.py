@@ -30,6 +30,7 @@ class World:
         self.clients = SimulatedProcess(self.loop, "clients")
         self.doors: list[Door] = []
         self.operations = 0  # that were answered
+        self.is_ending = False  # clients begin nothing any more
         self._ticks = 0
         ids.draw_from(self.random.randbytes)
 

@@ -97,15 +97,29 @@ def check(
     return search.run()
 
 
+def explain(history: Sequence[Operation], model: Model, *, states_max: int = _STATES_MAX) -> str:
+    """For people: how far a history could be explained, and what does not fit then."""
+    search = _Search(sorted(history, key=lambda one: one.called_at), model, states_max)
+    search.run()
+    done, state = search.furthest
+    left = [place for place in search.candidates(done) if not done >> place & 1]
+    taken = [one for place, one in enumerate(search.operations) if done >> place & 1]
+    lines = [f"{one}" for one in taken[-5:]]
+    lines.append(f"then the state is {state!r}, and none of these can come next:")
+    return "\n".join([*lines, *(f"{search.operations[place]}" for place in left)])
+
+
 class _Search:
     def __init__(self, operations: Sequence[Operation], model: Model, states_max: int) -> None:
-        self._operations = operations
+        self.operations = operations
         self._step = model.step
         self._initial = model.initial
         self._states_left = states_max
         self._known = [one.returned_at is not None for one in operations]
         self._wanted = sum(1 << place for place, known in enumerate(self._known) if known)
         self._seen: set[tuple[int, Hashable]] = set()
+        self._reached = 0
+        self.furthest: tuple[int, Hashable] = (0, model.initial)
 
     def run(self) -> Verdict:
         start = (0, self._initial)
@@ -125,32 +139,35 @@ class _Search:
             if following not in self._seen:
                 self._seen.add(following)
                 self._states_left -= 1
+                if (done & self._wanted).bit_count() > self._reached:
+                    self._reached = (done & self._wanted).bit_count()
+                    self.furthest = following
                 stack.append(self._next(done, state))
         return "violated"
 
     def _next(self, done: int, state: Hashable) -> Any:
         """Each set of operations that can be done with one more, with the state that leads to."""
         unknown: list[int] = []
-        for place in self._candidates(done):
+        for place in self.candidates(done):
             if not self._known[place]:
                 unknown.append(place)  # later: most of them are not needed
                 continue
-            operation = self._operations[place]
+            operation = self.operations[place]
             after, answer = self._step(state, operation.kind, operation.argument)
             if answer == operation.result:
                 yield done | 1 << place, after
         for place in unknown:
-            operation = self._operations[place]
+            operation = self.operations[place]
             after, _ = self._step(state, operation.kind, operation.argument)
             if after != state:  # else it is as if it never was
                 yield done | 1 << place, after
 
-    def _candidates(self, done: int) -> list[int]:
+    def candidates(self, done: int) -> list[int]:
         """Operations that were called before any other that is left had returned."""
         found: list[int] = []
         earliest: int | None = None
-        for place in range(_first_missing(done), len(self._operations)):
-            operation = self._operations[place]
+        for place in range(_first_missing(done), len(self.operations)):
+            operation = self.operations[place]
             if earliest is not None and operation.called_at > earliest:
                 break
             if done >> place & 1:
@@ -162,7 +179,7 @@ class _Search:
         return [
             place
             for place in found
-            if earliest is None or self._operations[place].called_at < earliest
+            if earliest is None or self.operations[place].called_at < earliest
         ]
 
 

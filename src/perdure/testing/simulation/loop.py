@@ -63,7 +63,7 @@ class SeededLoop(asyncio.BaseEventLoop):
         self._number = 0
         self._cancelled = 0
         self._buried: list[Any] = []  # tasks of dead processes: as long as they are held, no
-        self._is_over = False  # `finally` of theirs runs
+        self.is_over = False  # `finally` of theirs runs
         self.set_exception_handler(_note_failure)
 
     # -- what asyncio asks of a loop -------------------------------------------------------------
@@ -143,7 +143,7 @@ class SeededLoop(asyncio.BaseEventLoop):
     # -- running ---------------------------------------------------------------------------------
 
     def _append(self, lane: Lane, handle: asyncio.Handle) -> None:
-        if lane.is_closed or self._is_over:
+        if lane.is_closed or self.is_over:
             return
         lane.handles.append(handle)
         if not lane.is_listed and not lane.is_held:
@@ -219,10 +219,8 @@ class SeededLoop(asyncio.BaseEventLoop):
 
     def _end(self) -> None:
         """Throw away what still runs, without letting it do anything."""
-        self._is_over = True
+        self.is_over = True
         tasks = [task for task in asyncio.all_tasks(self) if not task.done()]
-        failures = self.failures
-        self.failures = []  # what the dying say does not count
         for task in tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             with suppress(BaseException):
@@ -232,12 +230,13 @@ class SeededLoop(asyncio.BaseEventLoop):
         for lane in self._runnable:
             lane.handles.clear()
         self._runnable.clear()
-        self.failures = failures
         self.close()
 
 
 def _note_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     assert isinstance(loop, SeededLoop)
+    if loop.is_over:
+        return  # what the dying say does not count
     error = context.get("exception")
     told = f"{context['message']}: {type(error).__name__}: {error}" if error else context["message"]
     loop.failures.append(told)
