@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from perdure.base.errors import ConflictError
+from perdure.base.shards import shard_of
 from perdure.store.api import (
     ActorSchema,
     ActorWrite,
+    Answers,
     Batch,
     Committed,
     Condition,
@@ -76,6 +78,7 @@ NAMES = st.sampled_from(["m", "n", "😀"])
 DUE = st.none() | st.integers(0, 20)
 SEARCHED = [ActorSchema("cart", fields=["email"], indexes=[EMAIL]), ActorSchema("order")]
 EVER: TimerPlace = (-1, "", "", "")
+SOME = frozenset({shard_of("a"), shard_of("😀")})
 
 
 class Effects(NamedTuple):
@@ -86,6 +89,7 @@ class Effects(NamedTuple):
     deferred: dict[int, int | None]
     timers: dict[tuple[str, str], int | None]  # None: cancelled
     entries: dict[tuple[str, str], bytes | None]
+    answers: list[tuple[str, int, int]]  # gateway, first, how many more
 
 
 EFFECTS = st.builds(
@@ -95,6 +99,7 @@ EFFECTS = st.builds(
     st.dictionaries(st.integers(0, 5), DUE, max_size=2),
     st.dictionaries(st.tuples(KEYS, NAMES), DUE, max_size=3),
     st.dictionaries(st.tuples(KEYS, NAMES), st.none() | st.just(b"1") | st.just(b"2"), max_size=3),
+    st.lists(st.tuples(st.sampled_from("vw"), st.integers(0, 5), st.integers(0, 3)), max_size=2),
 )
 
 
@@ -112,6 +117,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.messages: dict[int, Message] = {}
         self.timers: dict[tuple[str, str], Timer] = {}
         self.entries: dict[tuple[str, str], bytes] = {}
+        self.answers: list[tuple[int, Answers]] = []
         self.now_ms = 0
         self.last_id = 0
         self.begin()
@@ -182,6 +188,7 @@ class StoreMachine(RuleBasedStateMachine):
             ],
             *[timer(key, name, due) for (key, name), due in timers.items() if due is not None],
             *[entry(*at, one) for at, one in effects.entries.items() if at[0] not in going],
+            *[Answers(name, n, n + more, b"%d" % self.now_ms) for name, n, more in effects.answers],
             at_ms=self.now_ms,
             taken=[chosen[n] for n in sorted(effects.taken) if n in chosen],
             cancelled=[("cart", *at) for at, due in timers.items() if due is None],
@@ -218,6 +225,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.entries.pop((put.key, put.entry), None)
             if put.value is not None:
                 self.entries[put.key, put.entry] = put.value
+        self.answers += ((self.now_ms, one) for one in wanted.answers)
 
     def _apply_writes(self, wanted: Batch, refused: set[tuple[str, str]]) -> None:
         for one in wanted.writes:
@@ -269,6 +277,15 @@ class StoreMachine(RuleBasedStateMachine):
         for key in gone:
             del self.records[key]
 
+    @precondition(lambda self: self.answers)
+    @rule(age=st.integers(0, 5))
+    def forget_answers(self, age: int) -> None:
+        before_ms = self.now_ms - age
+        kept = [one for one in self.answers if one[0] >= before_ms]
+        dropped = self._run(self.store.forget_answers(before_ms, 100))
+        assert dropped == len(self.answers) - len(kept)
+        self.answers = kept
+
     @rule()
     def restart(self) -> None:
         self.reopen()
@@ -291,6 +308,8 @@ class StoreMachine(RuleBasedStateMachine):
         found = self._run(self.store.streams(100))
         assert dict(found) == {stream: inside[0].due_at_ms for stream, inside in streams.items()}
         assert [due for _, due in found] == sorted(due for _, due in found)
+        of_some = [(stream, due) for stream, due in found if stream.shard in SOME]
+        assert dict(self._run(self.store.streams(100, SOME))) == dict(of_some)
         for stream, inside in streams.items():
             assert self._run(self.store.messages(stream, 0, 100)) == inside
         dead = [one for one in self.messages.values() if one.due_at_ms is None]
@@ -299,7 +318,10 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def has_the_timers_and_entries_of_the_model(self) -> None:
         timers = sorted(self.timers.values(), key=lambda one: (one.due_at_ms, one.key, one.name))
-        assert self._run(self.store.timers(EVER, 1_000, 100)) == timers
+        assert self._run(self.store.timers(EVER, 100)) == timers
+        assert self._run(self.store.timers(EVER, 100, SOME)) == [
+            one for one in timers if shard_of(one.key) in SOME
+        ]
         for key in {key for kind, key in self.rows if kind == "cart"}:
             of_actor = {one.name: one for one in timers if one.key == key}
             loaded = self._run(self.store.load("cart", key)).timers
@@ -308,6 +330,17 @@ class StoreMachine(RuleBasedStateMachine):
             expected = sorted((name, x) for (at, name), x in self.entries.items() if at == key)
             assert self._run(self.store.entries("cart", key, "lines")) == expected
             assert self._run(self.store.count_entries("cart", key, "lines")) == len(expected)
+
+    @invariant()
+    def finds_the_answers_of_the_model(self) -> None:
+        for gateway in "vw":
+            for number in range(9):
+                found = self._run(self.store.find_answers(gateway, number))
+                assert sorted(found) == sorted(
+                    one.body
+                    for _, one in self.answers
+                    if one.gateway == gateway and one.first <= number <= one.last
+                )
 
     @invariant()
     def shares_no_unique_value(self) -> None:

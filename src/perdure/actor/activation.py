@@ -14,13 +14,12 @@ Invariants:
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
-import msgspec
-
-from perdure.actor.answers import encoded_by, record_of, reply_of
+from perdure.actor.answers import encoded_by, read_back, record_of, reply_of
 from perdure.actor.effects import Effects, EntryName
 from perdure.actor.gate import GroupCommit
 from perdure.actor.host import Host, Watcher
@@ -32,6 +31,7 @@ from perdure.base import points
 from perdure.base.codec import encode
 from perdure.base.errors import (
     DeadlineError,
+    FencedError,
     NewerStateError,
     OverloadedError,
     PerdureError,
@@ -41,9 +41,9 @@ from perdure.base.errors import (
     StateTooLargeError,
     StoppingError,
     StoreError,
-    UnencodableError,
 )
 from perdure.base.limits import Limits
+from perdure.base.shards import shard_of
 from perdure.store.api import RequestRecord, StoredActor, Timer
 
 log = logging.getLogger("perdure.actor")
@@ -72,6 +72,7 @@ class Activation:
         "relaxed",
         "resuming",
         "running",
+        "shard",
         "sharing",
         "timers",
         "touched",
@@ -84,6 +85,7 @@ class Activation:
         self._host = host
         self.actor_type = actor_type
         self.key = key
+        self.shard = shard_of(key)
         self.actor: Actor = None  # type: ignore[assignment]  # set by `wake`
         self.encoded = b""
         self.version = 0  # of the newest commit that holds it, durable or not
@@ -316,19 +318,34 @@ class Activation:
                 self.remember(commit, record_of(turn, turn.request_id, body))
             if turn.transaction is not None:
                 turn.transaction.join(commit)
-            commit.hold(turn, body)
+            commit.hold_written(turn, body)
         elif written and turn.method.options.loss_max_s is not None:
             self._flush_within(turn.method.options.loss_max_s)
             if self.commit is not None:
                 self.commit.hold(turn, body)  # relaxed is its own change, not what others wrote
             else:
-                turn.succeed(body)
+                self._answer(turn, body)
         elif written or (self.relaxed and not turn.method.read):
-            self._join_commit().hold(turn, body)
-        elif self.commit is not None:
-            self.commit.hold(turn, body)  # it may have seen what is not durable yet
+            self._join_commit().hold_written(turn, body)
         else:
-            turn.succeed(body)
+            self._answer(turn, body)
+
+    def _answer(self, turn: Turn, answer: bytes | BaseException) -> None:
+        """Give an answer that wrote nothing: at the gate, if it may have seen what is not durable.
+
+        Without a commit no fence has said that the memory it rests on is still the newest, so the
+        lease must: it held until now, so nobody else can have written before this turn ended.
+        """
+        if self.commit is not None:
+            self.commit.hold(turn, answer)
+            return
+        lease_until_s = self._host.lease_until_s
+        if lease_until_s != math.inf and self._host.now_s() >= lease_until_s:
+            answer = FencedError(f"{turn}: the lease of this process is over")
+        if isinstance(answer, bytes):
+            turn.succeed(answer)
+        else:
+            turn.fail(answer)
 
     def end_stretch(self, turn: Turn) -> None:
         """An interleaving turn pauses: commit what it did since its last pause."""
@@ -338,7 +355,7 @@ class Activation:
             return  # there is nothing to keep of an actor that goes when its turn ends
         if self._take_state(turn) or effects is not None:
             turn.effects = None
-            self._join_commit(effects)
+            self._join_commit(effects).hold_begun(turn)
 
     def _take_state(self, turn: Turn) -> bool:
         """Make the actor's memory the state to commit; returns whether it changed."""
@@ -354,12 +371,7 @@ class Activation:
         limits = self._host.limits
         if len(encoded) > limits.state_bytes_warn:
             self._check_size(turn, len(encoded))
-        try:
-            decoded = self.actor_type.decode_state(encoded)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise UnencodableError(
-                f"{turn} left a state that could not be read back: {error}"
-            ) from None
+        decoded = read_back(turn, encoded)
         if self.actor_type.check is not None:
             self.actor_type.check(decoded)
         self.encoded = encoded
@@ -385,10 +397,9 @@ class Activation:
         if self.dead is None:
             if self.running is None or self.running is turn:
                 self._restore()  # else the actor is another's, whose half-done work must stay
-            if self.commit is not None:
-                self.commit.hold(turn, error)  # the refusal, too, may rest on what is not durable
-                return
-        turn.fail(error)
+            self._answer(turn, error)  # the refusal, too, may rest on what is not durable
+        else:
+            turn.fail(error)
 
     def _restore(self) -> None:
         """Decode the last good state into the same object, which interleaving turns still hold."""
@@ -546,12 +557,7 @@ class Activation:
             answer = reply_of(record, turn)
         except RequestReusedError as error:
             answer = error
-        if self.commit is not None:
-            self.commit.hold(turn, answer)
-        elif isinstance(answer, bytes):
-            turn.succeed(answer)
-        else:
-            turn.fail(answer)
+        self._answer(turn, answer)
 
     # -- transactions ----------------------------------------------------------------------------
 
@@ -568,10 +574,7 @@ class Activation:
     def snapshot(self, turn: Turn) -> bytes:
         """The state as it is in the middle of a turn, to come back to; raises UnencodableError."""
         encoded = encoded_by(turn, self.actor)
-        try:
-            self.actor_type.decode_state(encoded)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise UnencodableError(f"{turn}: the state cannot be read back: {error}") from None
+        read_back(turn, encoded)
         return encoded
 
     def put_back(self, encoded: bytes) -> None:

@@ -1,11 +1,23 @@
-"""Answers as they are encoded, and as they are remembered under an idempotency key."""
+"""Answers as they are encoded, and as they are remembered.
 
+Under an idempotency key for long, in rows of their own. And for a minute, all of one gateway in a
+commit as one row, for calls that were sent again because their owner died: see `cluster`. There,
+`None` in place of an answer says that something of the call was committed, but not its end.
+"""
+
+from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
+from perdure.actor.model import Actor
 from perdure.actor.turn import Turn
 from perdure.base.codec import encode
 from perdure.base.errors import RequestReusedError, UnencodableError
-from perdure.store.api import RequestRecord
+from perdure.store.api import Answers, RequestRecord
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[tuple[int, bytes | None]]).decode
 
 
 def encoded_by(turn: Turn, value: Any) -> bytes:
@@ -15,6 +27,16 @@ def encoded_by(turn: Turn, value: Any) -> bytes:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         # RecursionError: a list that holds itself
         raise UnencodableError(f"{turn}: JSON cannot hold this: {error}") from error
+
+
+def read_back(turn: Turn, encoded: bytes) -> Actor:
+    """The actor as its state will be read when it wakes; raises UnencodableError if it will not."""
+    try:
+        return turn.activation.actor_type.decode_state(encoded)  # type: ignore[no-any-return]
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise UnencodableError(
+            f"{turn} left a state that could not be read back: {error}"
+        ) from None
 
 
 def _fingerprint(turn: Turn) -> bytes:
@@ -36,3 +58,32 @@ def reply_of(record: RequestRecord, turn: Turn) -> bytes:
             f"{turn}: idempotency key {turn.request_id!r} came before with another request"
         )
     return record.reply
+
+
+Origin = tuple[str, int]
+"""What names a call among processes: the gateway where it came in, and its number there."""
+
+
+def answers_of(given: Iterable[tuple[Any, Origin, bytes | None]]) -> list[Answers]:
+    """What a commit remembers of the calls that it holds."""
+    by_gateway: dict[str, list[tuple[int, bytes | None]]] = {}
+    for _, (gateway, number), body in given:
+        by_gateway.setdefault(gateway, []).append((number, body))
+    return [
+        Answers(
+            gateway,
+            min(number for number, _ in answers),
+            max(number for number, _ in answers),
+            _pack(answers),
+        )
+        for gateway, answers in by_gateway.items()
+    ]
+
+
+def answer_among(bodies: Iterable[bytes], number: int) -> tuple[bytes | None] | None:
+    """The answer to a gateway's call, if one of these bodies of `Answers` holds it: in a tuple, to
+    tell the answer of a call that was only begun from none."""
+    found = [body for packed in bodies for given, body in _unpack(packed) if given == number]
+    if not found:
+        return None
+    return (next((body for body in found if body is not None), None),)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from perdure.actor.answers import Origin, answers_of
 from perdure.actor.turn import Turn
 from perdure.store.api import (
     ActorWrite,
@@ -94,6 +95,7 @@ class GroupCommit(OutputGate):
         "entries",
         "links",
         "message_ids",
+        "origins",
         "records",
         "sent",
         "states",
@@ -110,9 +112,31 @@ class GroupCommit(OutputGate):
         self.deferred: list[Deferral] = []
         self.timers: dict[tuple[Activation, str], Timer | None] = {}
         self.entries: dict[tuple[Activation, EntryName], bytes | None] = {}
+        self.origins: list[tuple[Activation, Origin, bytes | None]] = []  # of calls from elsewhere
         self.links: list[Sequence[Activation]] = []  # each becomes durable as one, or not at all
         self.at_ms = 0  # when it was handed to the store
         self.message_ids: Sequence[int] = ()  # of `sent`, once it is durable
+
+    def hold_written(self, turn: Turn, body: bytes) -> None:
+        """Keep back the answer of a turn whose work is in this commit."""
+        self.held.append((turn, body))
+        if turn.origin is not None or turn.root is not None:
+            self._remember(turn, body)
+
+    def hold_begun(self, turn: Turn) -> None:
+        """A turn has work in this commit and goes on."""
+        if turn.origin is not None or turn.root is not None:
+            self._remember(turn, None)
+
+    def _remember(self, turn: Turn, body: bytes | None) -> None:
+        """Let a call that came from another process find its answer if it comes again. With an
+        idempotency key it does anyway, and what it is part of may then be done again."""
+        if turn.request_id is not None:
+            return
+        if turn.origin is not None:
+            self.origins.append((turn.activation, turn.origin, body))
+        if turn.root is not None:
+            self.origins.append((turn.activation, turn.root, None))
 
     def batch(self, at_ms: int) -> Batch:
         """The commit as the store takes it."""
@@ -130,8 +154,9 @@ class GroupCommit(OutputGate):
             if state is not None or activation.version > 1  # else it never was
         ]
         records = [record for _, record in self.records]
+        answers = answers_of(self.origins) if self.origins else ()
         if not (self.sent or self.taken or self.deferred or self.timers or self.entries):
-            return Batch(writes, records, at_ms)
+            return Batch(writes, records, at_ms, answers=answers)
         timers = self.timers
         return Batch(
             writes,
@@ -150,6 +175,7 @@ class GroupCommit(OutputGate):
                 EntryWrite(activation.actor_type.name, activation.key, field, entry, value)
                 for (activation, (field, entry)), value in self.entries.items()
             ],
+            answers=answers,
         )
 
     def drop_effects_on(self, activation: "Activation") -> None:
@@ -173,6 +199,7 @@ class GroupCommit(OutputGate):
         self.taken = [item for item in self.taken if item[0] not in errors]
         self.timers = {at: timer for at, timer in self.timers.items() if at[0] not in errors}
         self.entries = {at: value for at, value in self.entries.items() if at[0] not in errors}
+        self.origins = [item for item in self.origins if item[0] not in errors]
 
 
 def linked(links: "Iterable[Sequence[Activation]]") -> "dict[Activation, int]":

@@ -324,7 +324,7 @@ class Transaction:
         if home is not None and (home.request_id is not None or home.is_delivery):
             self._is_kept = True
             return []
-        self._join(self._join_home())
+        self._join_before_end()
         durable = self._seen()
         self._end()
         return durable
@@ -346,7 +346,7 @@ class Transaction:
         if not self._is_kept or turn is not self.home:
             raise TransactionError(f"{turn}: save() in a transaction; its end commits everything")
         self._refuse_open_ends()
-        self._join(self._join_home())
+        self._join_before_end()
         self._end()
 
     def join(self, commit: GroupCommit) -> None:
@@ -366,7 +366,13 @@ class Transaction:
         home.activation.join(home)
         return home.activation.commit
 
-    def _join(self, commit: GroupCommit | None) -> None:
+    def _join_before_end(self) -> None:
+        """Commit while the turn that has opened it, if any, goes on."""
+        commit = self._join(self._join_home())
+        if commit is not None and self.home is not None:
+            commit.hold_begun(self.home)
+
+    def _join(self, commit: GroupCommit | None) -> GroupCommit | None:
         """Put all that was written into the commit that is filling up; `commit`, if the own actor
         is there already."""
         for activation, lock in self._held.items():
@@ -376,6 +382,7 @@ class Transaction:
         everyone = self._everyone()
         if commit is not None and len(everyone) > 1:
             commit.links.append(everyone)
+        return commit
 
     def _end(self) -> None:
         self._is_over = True

@@ -1,6 +1,6 @@
 """A turn: one call from the moment it is addressed to an actor until its caller has the answer."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -38,6 +38,9 @@ class Turn(msgspec.Struct, eq=False):
     transaction: "Transaction | None" = None  # that its calls take part in
     finished: bool = False
     replayed: bool = False  # the answer is that of an earlier call with the same request_id
+    origin: tuple[str, int] | None = None  # the process that sent it here, and its number there
+    root: tuple[str, int] | None = None  # the origin of the call that this is a part of
+    chain: Sequence[tuple[str, str]] = ()  # actors of other processes that wait for the answer
 
     def __str__(self) -> str:
         return f"{self.method}({self.activation.key!r})" if self.activation else str(self.method)
@@ -61,6 +64,11 @@ class Turn(msgspec.Struct, eq=False):
         it, commit as one."""
         return self.request_id is not None or self.is_delivery or not self.method.options.interleave
 
+    @property
+    def is_inner(self) -> bool:
+        """True if another turn waits for this one."""
+        return self.parent is not None or bool(self.chain)
+
     def holders(self) -> "Iterator[Turn]":
         """The turns of this call chain that keep their actors to themselves, innermost first."""
         turn: Turn | None = self
@@ -79,6 +87,8 @@ def refuse_cycle(caller: Turn, target: "Activation") -> None:
 
     Where a transaction is on the way it is TransactionConflictError: that way is gone in a moment.
     """
+    if (target.actor_type.name, target.key) in caller.chain:
+        raise CycleError(f"this call would wait for itself: {caller} → {target}, by other processes")
     held = {turn.activation: turn for turn in caller.holders()}
     path: list[Any] = list(held.values())[::-1]
     if leads_back(target, held, path, set()):

@@ -248,6 +248,14 @@ class OutcomeUnknownError(StoreError):
     kind = "outcome-unknown"
 
 
+class InterruptedCallError(PerdureError):
+    """The process that ran a call died in its midst, after a part of it was committed: something it
+    called, or what came before its `save()`. It is not repeated: that part would be done twice."""
+
+    status = 504
+    kind = "interrupted"
+
+
 class UnreachableError(PerdureError):
     """Raised when the process that owns an actor could not be reached before the deadline."""
 

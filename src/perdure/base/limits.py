@@ -31,6 +31,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     delivery_backoff_s: float = 0.25  # the first wait; each later one is twice as long
     delivery_backoff_max_s: float = 120.0
 
+    # other processes
+    forwarded_calls_max: int = 20_000  # OverloadedError; calls that wait for other processes
+    moving_calls_max: int = 20_000  # OverloadedError; calls that wait for actors that move
+    watched_actors_max: int = 100_000  # by other processes, for their live views: the link is cut
+
     # live views
     live_topics_max: int = 10_000  # OverloadedError; different views that are watched
     live_subscribers_max: int = 20_000  # OverloadedError

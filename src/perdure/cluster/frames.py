@@ -29,10 +29,9 @@ class Call(msgspec.Struct, array_like=True, tag=1):
     caller: bytes | None = None  # JSON of the Caller
     request_id: str | None = None  # the idempotency key
     map_version: int = 0  # that the sender went by
-    hops: int = 0  # how often it was forwarded
     is_again: bool = False  # it was sent before, and not answered
-    origin: tuple[str, int] | None = None  # gateway and id it began with; None: this sender's
-    chain: list[tuple[str, str]] | None = None  # actors that wait for the answer, outermost first
+    root: tuple[str, int] | None = None  # process and id of the call that all this began with
+    chain: list[tuple[str, str]] = []  # actors that wait for the answer, outermost first
 
 
 class Answer(msgspec.Struct, array_like=True, tag=2):

@@ -1,6 +1,6 @@
 """Which actors are awake here: waking them when called, putting them to sleep when idle."""
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Container, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 from perdure.actor.activation import Activation
@@ -19,7 +19,7 @@ class Catalog:
         self._host = host
         self._store = store
         self._awake: dict[ActorType, dict[str, Activation]] = {}
-        self._watchers: dict[tuple[ActorType, str], Watcher] = {}
+        self._watchers: dict[tuple[ActorType, str], _Watchers] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._awake.values()))
@@ -47,15 +47,33 @@ class Catalog:
                 self._host.spawn(self._load(activation))
         return activation
 
-    def watch(self, actor_type: ActorType, key: str, watcher: Watcher | None) -> None:
-        """Tell `watcher` of every commit of this actor, however often it sleeps; None: nobody."""
-        if watcher is None:
-            self._watchers.pop((actor_type, key), None)
-        else:
-            self._watchers[actor_type, key] = watcher
+    def watch(self, actor_type: ActorType, key: str, watcher: Watcher, *, on: bool) -> None:
+        """Tell `watcher` of every commit of this actor, however often it sleeps; or stop."""
+        place = (actor_type, key)
+        watchers = self._watchers.get(place)
+        if on:
+            if watchers is None:
+                watchers = self._watchers[place] = _Watchers()
+            watchers.append(watcher)
+        elif watchers is not None and watcher in watchers:
+            watchers.remove(watcher)
+            if not watchers:
+                del self._watchers[place]
+                watchers = None
         activation = self._awake.get(actor_type, {}).get(key)
         if activation is not None:
-            activation.watcher = watcher
+            activation.watcher = watchers
+
+    def within(self, shards: Container[int]) -> list[Activation]:
+        """The awake actors of these shards."""
+        return [activation for activation in self if activation.shard in shards]
+
+    def throw_away(self, activations: Iterable[Activation], error: Exception) -> None:
+        """Let go of these actors as they are; whoever waits for them is told why."""
+        for activation in activations:
+            if activation.dead is None:
+                activation.kill(error)
+            self._remove(activation)
 
     async def _load(self, activation: Activation) -> None:
         try:
@@ -95,6 +113,14 @@ class Catalog:
         idle.sort(key=lambda activation: activation.touched)
         for activation in idle[: max(excess, 0)]:
             self._remove(activation)
+
+
+class _Watchers(list[Watcher]):
+    """All who watch one actor, as one Watcher."""
+
+    def changed(self) -> None:
+        for watcher in self:
+            watcher.changed()
 
 
 def in_place(work: Coroutine[Any, Any, Result]) -> Result:

@@ -72,7 +72,9 @@ class Expiry:
             await self._clock.sleep(every_s)
 
     async def _sweep(self, actor_type: ActorType, before_ms: int) -> None:
-        while keys := await self._store.expired(actor_type.name, before_ms, _AT_ONCE):
+        while keys := await self._store.expired(
+            actor_type.name, before_ms, _AT_ONCE, self._courier.owned
+        ):
             gone = await asyncio.gather(*(self._expire(actor_type, key, before_ms) for key in keys))
             self.expired_total += sum(gone)
             if not any(gone):

@@ -101,8 +101,11 @@ class Host(Protocol):
         ...
 
 
-Watch = Callable[[ActorType, str, Watcher | None], None]
-"""Tells a watcher of every commit of an actor; None: nobody."""
+class Watch(Protocol):
+    """Tells a watcher of every commit of an actor from now on; or stops."""
+
+    def __call__(self, actor_type: ActorType, key: str, watcher: Watcher, *, on: bool) -> None: ...
+
 
 
 class LiveHub:
@@ -152,11 +155,11 @@ class LiveHub:
         if self._topics.get(name) is topic:
             del self._topics[name]
             place = (topic.method.actor_type, topic.key)
-            topics = self._actors[place].topics
-            topics.discard(topic)
-            if not topics:
+            actor = self._actors[place]
+            actor.topics.discard(topic)
+            if not actor.topics:
                 del self._actors[place]
-                self._watch_actor(*place, None)
+                self._watch_actor(*place, actor, on=False)
 
     def tell(self, topic: "Topic", listeners: Sequence["Subscription"]) -> None:
         """Give these the news of a topic, some in each pass of the event loop, then settle it."""
@@ -183,7 +186,7 @@ class LiveHub:
         actor = self._actors.get(place)
         if actor is None:
             actor = self._actors[place] = _WatchedActor()
-            self._watch_actor(*place, actor)
+            self._watch_actor(*place, actor, on=True)
         actor.topics.add(topic)
         topic.changed()
 

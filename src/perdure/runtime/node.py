@@ -7,6 +7,7 @@ stop:   refuse new calls → let running turns end → write the last commit →
 
 import asyncio
 import logging
+import math
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -15,10 +16,12 @@ from collections.abc import (
     Coroutine,
     Mapping,
     Sequence,
+    Set,
 )
 from typing import Any
 
 from perdure.actor.activation import Activation
+from perdure.actor.answers import Origin
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import current_turn
@@ -38,10 +41,11 @@ from perdure.runtime.committer import Committer
 from perdure.runtime.expiry import Expiry
 from perdure.runtime.live import LiveHub
 from perdure.runtime.live_pull import watch_results
+from perdure.runtime.local_turn import LocalTurn
 from perdure.runtime.outbox import Outbox
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.scheduler import Scheduler
-from perdure.store.api import Query, RequestRecord, Store, StoredActor
+from perdure.store.api import Query, RequestRecord, Store, StoredActor, Stream
 
 log = logging.getLogger("perdure.node")
 
@@ -49,22 +53,12 @@ _FORGET_EVERY_S = 60.0
 _FORGET_ROWS = 10_000
 
 
-class LocalTurn(Turn, kw_only=True):
-    """A turn whose caller is code in this process."""
-
-    answer: "asyncio.Future[bytes]"
-
-    def succeed(self, body: bytes) -> None:
-        if not self.answer.done():
-            self.answer.set_result(body)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
 class Node:
-    """Runs the actors of some classes on one store. It is the `Host` of its activations."""
+    """Runs the actors of some classes on one store, all of them. It is the `Host` of its
+    activations."""
+
+    lease_until_s = math.inf
+    owned: Set[int] | None = None  # the shards whose actors are its own; None: all
 
     def __init__(
         self,
@@ -85,7 +79,7 @@ class Node:
         self.outlets = outlets or {}
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
-        self.live = LiveHub(self, self._catalog.watch)
+        self.live = self._live_hub()
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = False
 
@@ -95,6 +89,9 @@ class Node:
         return self._running
 
     # -- life ------------------------------------------------------------------------------------
+
+    def _live_hub(self) -> LiveHub:
+        return LiveHub(self, self._catalog.watch)
 
     async def start(self) -> None:
         """Open the store and take calls. Raises StoreError and its kinds."""
@@ -147,6 +144,13 @@ class Node:
             activation.kill(StoppingError(f"{activation} was cut off: the process is stopping"))
         await _cancel(self._tasks)
 
+    def post(self, streams: Sequence[Stream]) -> None:
+        """Tell others of messages for their actors; here all are ours."""
+
+    def takes_again(self, _turn: Turn, _error: BaseException) -> bool:
+        """True if a turn that failed so has been sent elsewhere instead."""
+        return False
+
     def _durable(self, commit: GroupCommit) -> None:
         """A commit with messages or timers is in the store: see that they come about."""
         if commit.sent:
@@ -182,7 +186,6 @@ class Node:
         request_id: str | None,
     ) -> Any:
         """Run one call from Python; see `Router.call`."""
-        loop = asyncio.get_running_loop()
         parent = current_turn.get()
         transaction = transaction_of(parent)
         if transaction is not None:
@@ -197,21 +200,26 @@ class Node:
             caller=None if parent is None else parent.caller,
             parent=parent,
             request_id=request_id,
-            answer=loop.create_future(),
+            answer=asyncio.get_running_loop().create_future(),
         )
         if parent is None:
             self.submit(method.actor_type, key, turn)
-            return method.result_from_json(await self._answer(turn))
+            return method.result_from_json(await turn.result(self._clock))
         # what this turn's actor did before must be durable before another can hear of it
         await parent.activation.durable()
-        target = self._catalog.activation(method.actor_type, key)
+        turn.root, turn.chain = _root_of(parent), parent.chain
+        return method.result_from_json(await self._call_within(parent, key, turn))
+
+    async def _call_within(self, parent: Turn, key: str, turn: LocalTurn) -> bytes:
+        """Run a call that a turn of this process makes; returns its answer."""
+        target = self._catalog.activation(turn.method.actor_type, key)
         refuse_cycle(parent, target)
         if parent.waits_for is None:
             parent.waits_for = []
         parent.waits_for.append(target)
         try:
-            self.submit(method.actor_type, key, turn)
-            return method.result_from_json(await self._answer(turn))
+            self.submit(turn.method.actor_type, key, turn)
+            return await turn.result(self._clock)
         finally:
             parent.waits_for.remove(target)
 
@@ -220,16 +228,6 @@ class Node:
     ) -> AsyncIterator[Any]:
         """Follow a live method from Python; see `Router.watch`."""
         return watch_results(self.live, method, key, positional, named)
-
-    async def _answer(self, turn: LocalTurn) -> bytes:
-        try:
-            left_s = max(turn.deadline_s - self._clock.monotonic_s(), 0)
-            async with asyncio.timeout(left_s) as timeout:
-                return await turn.answer
-        except TimeoutError:
-            if not timeout.expired():
-                raise  # the method's own
-            raise DeadlineError(f"{turn} did not answer before its deadline") from None
 
     async def query(self, query: Query) -> list[StoredActor]:
         """Look at what is committed; see `Router.query`."""
@@ -310,6 +308,10 @@ class Node:
             try:
                 while await self.store.forget_requests(before_ms, _FORGET_ROWS) == _FORGET_ROWS:
                     pass
+                # a call is sent again until its deadline, and by clocks that may differ
+                before_ms = self._clock.wall_ms() - int(self.limits.call_timeout_s * 10_000)
+                while await self.store.forget_answers(before_ms, _FORGET_ROWS) == _FORGET_ROWS:
+                    pass
             except StoreError as error:
                 log.warning("idempotency keys not forgotten", extra={"error": str(error)})
 
@@ -328,6 +330,11 @@ class Node:
             **self._outbox.statistics(),
             **self._scheduler.statistics(),
         }
+
+
+def _root_of(turn: Turn) -> Origin | None:
+    """What a call made in this turn is a part of, if that must not be repeated once it is done."""
+    return None if turn.request_id is not None else turn.root or turn.origin
 
 
 async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:

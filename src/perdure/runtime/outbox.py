@@ -7,6 +7,10 @@ ready → under way → the next one, or parked when it failed; a parked line ho
 time at which it will be read from the store again. So a receiver that is down for a day costs
 memory for its lines, not for their messages.
 
+Where actors have several owners, a line belongs to the owner of its receiver, and to that of its
+sender if it leads to an outlet. The others tell it when they have committed messages for it; it
+reads them from the store, in order. What nobody told it finds by looking.
+
 Rejected: sending several messages of a line ahead. It is faster for a single pair, but when the
 first of them fails the others must be called back; many pairs share the group commits anyway.
 """
@@ -14,7 +18,7 @@ first of them fails the others must be called back; many pairs share the group c
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Container, Coroutine, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 import msgspec
@@ -22,7 +26,6 @@ import msgspec
 from perdure.actor.activation import Activation
 from perdure.actor.effects import effects_of
 from perdure.actor.gate import GroupCommit
-from perdure.actor.messages import OUTLET
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
@@ -32,7 +35,7 @@ from perdure.base.codec import decoder
 from perdure.base.errors import NotFoundError, PerdureError, StoreError
 from perdure.base.limits import Limits
 from perdure.runtime.outlets import Delivery, Outlet
-from perdure.store.api import Deferral, Message, Store, Stream
+from perdure.store.api import OUTLET, Deferral, Message, Store, Stream
 
 log = logging.getLogger("perdure.outbox")
 
@@ -47,6 +50,15 @@ class Courier(Protocol):
     """What the outbox needs of its node."""
 
     limits: Limits
+
+    @property
+    def owned(self) -> Set[int] | None:
+        """The shards whose actors are its own; None: all."""
+        ...
+
+    def post(self, streams: Sequence[Stream]) -> None:
+        """Tell the owners of these streams that there are new messages."""
+        ...
 
     def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
         """Take one call."""
@@ -68,13 +80,14 @@ class Courier(Protocol):
 class _Line:
     """One stream with messages under way."""
 
-    __slots__ = ("after_id", "attempts", "has_more", "is_parked", "messages", "stream")
+    __slots__ = ("after_id", "attempts", "has_more", "is_lost", "is_parked", "messages", "stream")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.messages: deque[Message] = deque()  # the first is the one under way, or next
         self.has_more = False  # others are in the store
         self.is_parked = False
+        self.is_lost = False  # another owns it now
         self.attempts = 0  # of the first, that failed
         self.after_id = 0  # those up to it are done with, though the store may not know it yet
 
@@ -119,6 +132,8 @@ class Outbox:
         self._ready: deque[_Line] = deque()  # lines that wait for their share of `deliveries_max`
         self._under_way = 0
         self._knows_all_lines = False  # from here on each stream in the store has its line
+        self._changes = 0  # of the shards that are its own
+        self._look_now = asyncio.Event()
         self._stopped = False
         self.delivered_total = 0
         self.dead_letters_total = 0
@@ -130,25 +145,61 @@ class Outbox:
                 await self._look()
             except StoreError as error:
                 log.warning("messages not read", extra={"error": str(error)})
-            await self._clock.sleep(_LOOK_EVERY_S)
+            self._clock.call_later(_LOOK_EVERY_S, self._look_now.set)
+            await self._look_now.wait()
+            self._look_now.clear()
 
     def stop(self) -> None:
         """Begin no delivery any more; what is left stays in the store."""
         self._stopped = True
 
     async def _look(self) -> None:
-        streams = await self._store.streams(_LINES_READ)
+        changes, owned = self._changes, self._courier.owned
+        streams = await self._store.streams(_LINES_READ, owned)
+        if changes != self._changes:
+            return  # shards came or went meanwhile
         for stream, due_at_ms in streams:
             if stream not in self._lines:
                 line = self._lines[stream] = _Line(stream)
                 self._park(line, (due_at_ms - self._clock.wall_ms()) / 1000)
         self._knows_all_lines |= len(streams) < _LINES_READ
 
+    def gained(self) -> None:
+        """There are shards whose messages this process has not seen: look for them now."""
+        self._changes += 1
+        self._knows_all_lines = False
+        self._look_now.set()
+
+    def lost(self, shards: Container[int]) -> None:
+        """Forget the lines of shards that another owns now."""
+        self._changes += 1
+        for line in [line for line in self._lines.values() if line.stream.shard in shards]:
+            line.is_lost = True
+            del self._lines[line.stream]
+        self._ready = deque(line for line in self._ready if not line.is_lost)
+
+    def look_at(self, stream: Stream) -> None:
+        """Another process has committed messages for this stream."""
+        line = self._lines.get(stream)
+        if line is not None:
+            line.has_more = True
+        elif self._owns(stream):
+            line = self._lines[stream] = _Line(stream)
+            self._park(line, 0)
+
+    def _owns(self, stream: Stream) -> bool:
+        owned = self._courier.owned
+        return owned is None or stream.shard in owned
+
     def committed(self, commit: GroupCommit) -> None:
         """Take over the messages of a commit that is durable."""
+        elsewhere: dict[Stream, None] = {}
         for (_, message), message_id in zip(commit.sent, commit.message_ids, strict=True):
             if message.due_at_ms is None:
                 continue  # a dead letter
+            if not self._owns(message.stream):
+                elsewhere[message.stream] = None
+                continue
             line = self._lines.get(message.stream)
             if line is None:
                 line = self._lines[message.stream] = _Line(message.stream)
@@ -161,12 +212,14 @@ class Outbox:
                 line.has_more = True
             else:
                 line.messages.append(msgspec.structs.replace(message, id=message_id))
+        if elsewhere:
+            self._courier.post(list(elsewhere))
 
     # -- one line --------------------------------------------------------------------------------
 
     def _go_on(self, line: _Line) -> None:
         """Deliver the first message of the line as soon as there is room for it."""
-        if self._stopped:
+        if self._stopped or line.is_lost:
             return
         if self._under_way >= self._courier.limits.deliveries_max:
             self._ready.append(line)
@@ -223,11 +276,17 @@ class Outbox:
     def delivered(self, line: _Line) -> None:
         """The first message of the line has arrived, and is gone from the store."""
         self.delivered_total += 1
-        self._next(line)
+        if line.is_lost:
+            self._make_room()
+        else:
+            self._next(line)
 
     def failed(self, line: _Line, error: BaseException) -> None:
         """The first message of the line was tried in vain."""
         if self._stopped:
+            return
+        if line.is_lost:
+            self._make_room()
             return
         message = line.messages[0]
         limits = self._courier.limits
@@ -280,12 +339,16 @@ class Outbox:
             self._clock.call_later(wait_s, lambda: self._courier.spawn(self._resume(line)))
 
     async def _resume(self, line: _Line) -> None:
+        if line.is_lost:
+            return
         line.has_more = False
         try:
             messages = await self._store.messages(line.stream, line.after_id, _LINE_MAX)
         except StoreError as error:
             log.warning("messages not read", extra={"error": str(error)})
             self._park(line, _LOOK_EVERY_S)
+            return
+        if line.is_lost:
             return
         line.is_parked = False
         if messages and messages[0].id != line.after_id + 1:

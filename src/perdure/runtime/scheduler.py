@@ -22,7 +22,7 @@ from perdure.actor.methods import ActorType
 from perdure.actor.turn import Turn
 from perdure.base import points
 from perdure.base.clock import Clock, Handle
-from perdure.base.errors import NotFoundError, PerdureError, StoreError
+from perdure.base.errors import FencedError, NotFoundError, PerdureError, StoreError
 from perdure.base.ids import new_id
 from perdure.runtime.outbox import Courier, backoff_s, dead_letter_of_timer
 from perdure.store.api import Store, Timer, TimerPlace
@@ -33,6 +33,7 @@ _IN_MEMORY = 10_000  # timers read at once; twice as many are held
 _ALARM_MAX_S = 60.0  # a wall clock may be moved meanwhile
 _TRY_AGAIN_S = 5.0
 _NEVER_MS = 1 << 62
+_START: TimerPlace = (-1, "", "", "")
 _END: TimerPlace = (_NEVER_MS, "", "", "")
 
 _Entry = tuple[int, int, Timer, int]  # when to fire, a tie-breaker, the timer, attempts so far
@@ -76,7 +77,8 @@ class Scheduler:
         self._types = actor_types
         self._heap: list[_Entry] = []
         self._number = 0
-        self._horizon: TimerPlace = (-1, "", "", "")
+        self._horizon = _START
+        self._changes = 0  # of the shards that are ours
         self._set_meanwhile: list[Timer] | None = None  # not None: the store is being read
         self._alarm: Handle | None = None
         self._alarm_at_ms = 0
@@ -104,16 +106,27 @@ class Scheduler:
 
     async def _read(self) -> None:
         self._set_meanwhile = []
+        changes = self._changes
         try:
-            timers = await self._store.timers(self._horizon, _NEVER_MS, _IN_MEMORY)
+            timers = await self._store.timers(self._horizon, _IN_MEMORY, self._courier.owned)
         finally:
             meanwhile, self._set_meanwhile = self._set_meanwhile, None
+        if changes != self._changes:
+            self._wants_more.set()  # for shards that were ours a moment ago
+            return
         self._horizon = _place(timers[-1]) if len(timers) == _IN_MEMORY else _END
         for timer in timers:
             self._push(timer.due_at_ms, timer, timer.attempts)
         for timer in meanwhile:  # one of them may be in the heap twice: it fires once
             self._set(timer)
         self._fire()
+
+    def moved(self) -> None:
+        """Other shards are ours than before: read their timers, from the first on."""
+        self._changes += 1
+        self._heap.clear()
+        self._horizon = _START
+        self._wants_more.set()
 
     def committed(self, commit: GroupCommit) -> None:
         """Take over the timers of a commit that is durable."""
@@ -209,6 +222,9 @@ class Scheduler:
     def failed(self, turn: TimerTurn, error: BaseException) -> None:
         """Try again later; after too many attempts leave a dead letter, and the timer is over."""
         if self._stopped:
+            return
+        if isinstance(error, FencedError):
+            self.done()  # whoever owns the actor next reads it from the store
             return
         limits = self._courier.limits
         is_ours = isinstance(error, PerdureError) and error.status == 503

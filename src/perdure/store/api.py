@@ -9,7 +9,8 @@ and never decides who owns an actor.
 The contract is written as tests in `perdure.testing.store_contract`; every adapter passes them.
 """
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -231,7 +232,7 @@ class Query(msgspec.Struct, frozen=True):
 TimerPlace = tuple[int, str, str, str]
 """Where a timer stands in the order of all: due_at_ms, actor type, key, name."""
 
-Shards = Set[int] | None
+Shards = AbstractSet[int] | None
 """Only what belongs to actors in these shards (see `base.shards`); None: everything."""
 
 

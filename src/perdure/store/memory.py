@@ -8,15 +8,18 @@ from itertools import islice
 import msgspec
 
 from perdure.base.errors import ConflictError, StoreError
+from perdure.base.shards import shard_of
 from perdure.store.api import (
     ActorSchema,
     ActorWrite,
+    Answers,
     Batch,
     Committed,
     EntryWrite,
     Message,
     Query,
     RequestRecord,
+    Shards,
     StoredActor,
     StoredSchema,
     Stream,
@@ -25,6 +28,7 @@ from perdure.store.api import (
 )
 from perdure.store.memory_query import select
 from perdure.store.memory_unique import ActorPlace, UniqueValues, refusals
+from perdure.store.registry import Registry
 
 _RequestKey = tuple[str, str, str]
 
@@ -51,6 +55,7 @@ class MemoryStore:
     """Keeps what `Store` promises, but for durability."""
 
     reads_never_wait = True
+    registry: Registry | None = None
 
     def __init__(self) -> None:
         self._schemas: dict[str, ActorSchema] = {}
@@ -62,6 +67,7 @@ class MemoryStore:
         self._last_message_id = 0
         self._timers: dict[ActorPlace, dict[str, Timer]] = {}
         self._collections: dict[ActorPlace, dict[str, _Collection]] = {}
+        self._answers: dict[str, list[tuple[int, Answers]]] = {}  # by gateway, oldest first
 
     async def open(self, schemas: Iterable[ActorSchema]) -> None:
         known = {schema.name: schema for schema in schemas}
@@ -76,6 +82,9 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Keep everything: a test may open the same object again, as after a restart."""
+
+    def stand_on(self, incarnation: int) -> None:
+        """Nothing: there is no registry, and so nobody calls it."""
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -99,6 +108,8 @@ class MemoryStore:
             self._cancel((actor_type, key), name)
         for entry in batch.entries:
             self._put_entry(entry)
+        for answers in batch.answers:
+            self._answers.setdefault(answers.gateway, []).append((batch.at_ms, answers))
         return Committed(ids, list(refused.values()))
 
     def _check(self, batch: Batch) -> None:
@@ -194,6 +205,20 @@ class MemoryStore:
             del self._requests[key]
         return len(old)
 
+    async def find_answers(self, gateway: str, number: int) -> list[bytes]:
+        known = (answers for _, answers in self._answers.get(gateway, ()))
+        return [one.body for one in known if one.first <= number <= one.last]
+
+    async def forget_answers(self, before_ms: int, limit: int) -> int:
+        dropped = 0
+        for gateway, known in list(self._answers.items()):
+            old = sum(at_ms < before_ms for at_ms, _ in islice(known, limit - dropped))
+            del known[:old]
+            dropped += old
+            if not known:
+                del self._answers[gateway]
+        return dropped
+
     # -- actors ----------------------------------------------------------------------------------
 
     async def load(self, actor_type: str, key: str) -> StoredActor | None:
@@ -225,9 +250,14 @@ class MemoryStore:
     async def query(self, query: Query) -> list[StoredActor]:
         return select(self._table(query.actor_type).values(), query)
 
-    async def expired(self, actor_type: str, before_ms: int, limit: int) -> list[str]:
-        rows = self._table(actor_type).values()
-        old = [(row.updated_at_ms, row.key) for row in rows if row.updated_at_ms < before_ms]
+    async def expired(
+        self, actor_type: str, before_ms: int, limit: int, shards: Shards = None
+    ) -> list[str]:
+        old = [
+            (row.updated_at_ms, row.key)
+            for row in self._table(actor_type).values()
+            if row.updated_at_ms < before_ms and (shards is None or shard_of(row.key) in shards)
+        ]
         return [key for _, key in heapq.nsmallest(limit, old)]
 
     # -- collections -----------------------------------------------------------------------------
@@ -263,8 +293,12 @@ class MemoryStore:
 
     # -- messages and timers ---------------------------------------------------------------------
 
-    async def streams(self, limit: int) -> list[tuple[Stream, int]]:
-        heads = [next(iter(under_way.values())) for under_way in self._streams.values()]
+    async def streams(self, limit: int, shards: Shards = None) -> list[tuple[Stream, int]]:
+        heads = [
+            next(iter(under_way.values()))
+            for stream, under_way in self._streams.items()
+            if shards is None or stream.shard in shards
+        ]
         due = [(head.due_at_ms, head.id, head.stream) for head in heads]
         first = heapq.nsmallest(limit, due, key=lambda one: one[:2])
         return [(stream, due_at_ms) for due_at_ms, _, stream in first if due_at_ms is not None]
@@ -277,14 +311,14 @@ class MemoryStore:
         dead = (one for one in self._messages.values() if one.due_at_ms is None)
         return list(islice((one for one in dead if one.id > after_id), limit))
 
-    async def timers(self, after: TimerPlace, before_ms: int, limit: int) -> list[Timer]:
-        due = (
+    async def timers(self, after: TimerPlace, limit: int, shards: Shards = None) -> list[Timer]:
+        wanted = (
             ((timer.due_at_ms, timer.actor_type, timer.key, timer.name), timer)
-            for timers in self._timers.values()
+            for (_, key), timers in self._timers.items()
+            if shards is None or shard_of(key) in shards
             for timer in timers.values()
-            if timer.due_at_ms < before_ms
         )
-        behind = [(place, timer) for place, timer in due if place > after]
+        behind = [(place, timer) for place, timer in wanted if place > after]
         return [timer for _, timer in heapq.nsmallest(limit, behind, key=lambda one: one[0])]
 
 

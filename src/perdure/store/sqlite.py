@@ -26,14 +26,24 @@ from perdure.store.api import (
     Query,
     Refusal,
     RequestRecord,
+    Shards,
     StoredActor,
     StoredSchema,
     Stream,
     Timer,
     TimerPlace,
 )
+from perdure.store.registry import Registry
 from perdure.store.sqlite_answered import Answered
-from perdure.store.sqlite_batch import ActorName, Statement, statements, without, writes
+from perdure.store.sqlite_batch import (
+    FORGET_ANSWERS,
+    FORGET_REQUESTS,
+    ActorName,
+    Statement,
+    statements,
+    without,
+    writes,
+)
 from perdure.store.sqlite_file import FILE_NAME, DirectoryLock, open_database, store_error
 from perdure.store.sqlite_reader import SqliteReader
 from perdure.store.sqlite_tables import index_name
@@ -56,6 +66,7 @@ class SqliteStore:
     """A `Store` in `directory`, which is made if it does not exist."""
 
     reads_never_wait = True
+    registry: Registry | None = None
 
     def __init__(self, directory: Path | str) -> None:
         self._directory = Path(directory)
@@ -100,6 +111,9 @@ class SqliteStore:
         self._writer.close()
         self._lock.release()
 
+    def stand_on(self, incarnation: int) -> None:
+        """Nothing: the lock of the directory says who owns it, and so nobody calls this."""
+
     async def commit(self, batch: Batch) -> Committed:
         if self._broken:
             raise StoreBrokenError(self._broken)
@@ -116,7 +130,10 @@ class SqliteStore:
         return committed
 
     async def forget_requests(self, before_ms: int, limit: int) -> int:
-        return await self._thread.run(self._delete_requests, before_ms, limit)
+        return await self._thread.run(self._delete_old, FORGET_REQUESTS, before_ms, limit)
+
+    async def forget_answers(self, before_ms: int, limit: int) -> int:
+        return await self._thread.run(self._delete_old, FORGET_ANSWERS, before_ms, limit)
 
     # -- reading: points on the event loop, whatever may take longer in a thread of its own -------
 
@@ -129,6 +146,9 @@ class SqliteStore:
         if not self._answered.may_have((actor_type, key), request_id):
             return None
         return self._reader.find_request(actor_type, key, request_id)
+
+    async def find_answers(self, gateway: str, number: int) -> list[bytes]:
+        return self._reader.answers(gateway, number)
 
     async def actor_types(self) -> dict[str, int]:
         counts = {name: self._reader.count(name) for name in self._reader.actor_tables()}
@@ -143,8 +163,11 @@ class SqliteStore:
     async def query(self, query: Query) -> list[StoredActor]:
         return await self._long_reads.run(self._long_reader.find, query)
 
-    async def expired(self, actor_type: str, before_ms: int, limit: int) -> list[str]:
-        return await self._long_reads.run(self._long_reader.expired, actor_type, before_ms, limit)
+    async def expired(
+        self, actor_type: str, before_ms: int, limit: int, shards: Shards = None
+    ) -> list[str]:
+        expired = self._long_reader.expired
+        return await self._long_reads.run(expired, actor_type, before_ms, limit, shards)
 
     async def entry(self, actor_type: str, key: str, field: str, entry: str) -> bytes | None:
         return self._reader.entry(actor_type, key, field, entry)
@@ -166,8 +189,8 @@ class SqliteStore:
     async def count_entries(self, actor_type: str, key: str, field: str) -> int:
         return await self._long_reads.run(self._long_reader.count_entries, actor_type, key, field)
 
-    async def streams(self, limit: int) -> list[tuple[Stream, int]]:
-        return await self._long_reads.run(self._long_reader.streams, limit)
+    async def streams(self, limit: int, shards: Shards = None) -> list[tuple[Stream, int]]:
+        return await self._long_reads.run(self._long_reader.streams, limit, shards)
 
     async def messages(self, stream: Stream, after_id: int, limit: int) -> list[Message]:
         return self._reader.messages(stream, after_id, limit)
@@ -175,8 +198,8 @@ class SqliteStore:
     async def dead_letters(self, after_id: int, limit: int) -> list[Message]:
         return self._reader.dead_letters(after_id, limit)
 
-    async def timers(self, after: TimerPlace, before_ms: int, limit: int) -> list[Timer]:
-        return await self._long_reads.run(self._long_reader.timers, after, before_ms, limit)
+    async def timers(self, after: TimerPlace, limit: int, shards: Shards = None) -> list[Timer]:
+        return await self._long_reads.run(self._long_reader.timers, after, limit, shards)
 
     # -- writing, in the writer thread -----------------------------------------------------------
 
@@ -295,17 +318,11 @@ class SqliteStore:
         except apsw.IOError as error:
             self._break(error)
 
-    def _delete_requests(self, before_ms: int, limit: int) -> int:
+    def _delete_old(self, sql: str, before_ms: int, limit: int) -> int:
         if self._broken:
             raise StoreBrokenError(self._broken)
         try:
-            self._writer.execute(
-                # the oldest come first
-                "DELETE FROM perdure_request WHERE rowid IN (SELECT rowid FROM"
-                " (SELECT rowid, created_at_ms FROM perdure_request ORDER BY rowid LIMIT ?)"
-                " WHERE created_at_ms < ?)",
-                (limit, before_ms),
-            )
+            self._writer.execute(sql, (limit, before_ms))
         except apsw.IOError as error:  # its frames in the WAL would tear those of later commits
             raise self._break(error) from error
         except apsw.Error as error:

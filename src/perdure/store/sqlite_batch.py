@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from perdure.store.api import (
     ActorWrite,
+    Answers,
     Batch,
     Deferral,
     EntryWrite,
@@ -34,6 +35,8 @@ def statements(batch: Batch, versions: Mapping[str, int], first_message_id: int)
         made += _timers(batch)
     if batch.entries:
         made += _entries(batch.entries)
+    if batch.answers:
+        made += _answers(batch.answers, batch.at_ms)
     return made
 
 
@@ -55,6 +58,7 @@ def without(batch: Batch, actors: Collection[ActorName]) -> Batch:
         timers=[one for one in batch.timers if stays(one.actor_type, one.key)],
         cancelled=[one for one in batch.cancelled if stays(one[0], one[1])],
         entries=[one for one in batch.entries if stays(one.actor_type, one.key)],
+        answers=batch.answers,
     )
 
 
@@ -128,6 +132,26 @@ def requests(items: Sequence[RequestRecord], at_ms: int) -> Iterator[Statement]:
             values += (record.actor_type, record.key, record.request_id)
             values += (record.fingerprint, record.reply, record_checksum(record), at_ms)
         yield _insert("perdure_request", 7, len(chunk)), values, len(chunk)
+
+
+def _forget(table: str, made_at: str) -> str:
+    """Drop up to so many rows made before that time; rows lie in the order of their age."""
+    return (
+        f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM"
+        f" (SELECT rowid, {made_at} FROM {table} ORDER BY rowid LIMIT ?) WHERE {made_at} < ?)"
+    )
+
+
+FORGET_REQUESTS = _forget("perdure_request", "created_at_ms")
+FORGET_ANSWERS = _forget("perdure_answers", "made_at_ms")
+
+
+def _answers(items: Sequence[Answers], at_ms: int) -> Iterator[Statement]:
+    for chunk in _chunks(items):
+        values: list[Any] = []
+        for one in chunk:
+            values += (one.gateway, one.first, one.last, at_ms, one.body)
+        yield _insert("perdure_answers", 5, len(chunk)), values, None
 
 
 # -- messages, timers, entries -------------------------------------------------------------------

@@ -103,7 +103,7 @@ class SqliteLetters:
         self._connection.execute("PRAGMA wal_autocheckpoint = 0")  # the owner's business
         if (stored := self._connection.pragma("user_version")) != FORMAT:
             raise StoreFormatError(
-                f"{self._path} has format {stored}, which has no letters; "
+                f"{self._path} has format {stored} and is written in format {FORMAT} only; "
                 "a start of its server with this Perdure brings it up to date"
             )
         check_content(self._connection, self._path)

@@ -15,10 +15,13 @@ import apsw
 import msgspec
 
 from perdure.base.errors import StoreCorruptError, StoreError
+from perdure.base.shards import shard_of
 from perdure.store.api import (
+    OUTLET,
     Message,
     Query,
     RequestRecord,
+    Shards,
     StoredActor,
     StoredSchema,
     Stream,
@@ -38,6 +41,8 @@ from perdure.store.sqlite_wal import refuse_damaged_wal
 ROW = "key, state, version, checksum, created_at_ms, updated_at_ms, schema"
 _STREAM = "sender_type, sender_key, receiver_type, receiver_key"
 _MESSAGE = f"{_STREAM}, method, arguments, uid, caller, due_at_ms, attempts, error, id, sent_at_ms"
+_SHARD = "perdure_shard"  # an SQL function of a key
+_STREAM_KEY = f"iif(receiver_type GLOB '{OUTLET}*', sender_key, receiver_key)"  # see Stream.shard
 _TIMER = "actor_type, key, name, due_at_ms, method, arguments, every_ms, attempts"
 
 # What SQL may do here. `query_only` and a read-only file would still let VACUUM INTO and ATTACH
@@ -63,6 +68,7 @@ class SqliteReader:
         try:
             self._connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
             self._connection.execute("PRAGMA cache_size = -16384")
+            self._connection.create_scalar_function(_SHARD, _shard, 1, deterministic=True)
         except apsw.Error as error:
             raise store_error(error, self._path) from error
 
@@ -115,6 +121,14 @@ class SqliteReader:
         )
         return [request_id for (request_id,) in rows]
 
+    def answers(self, gateway: str, number: int) -> list[bytes]:
+        """The bodies of all answers of a gateway whose span holds that number."""
+        rows = self._all(
+            "SELECT body FROM perdure_answers WHERE gateway = ? AND first <= ? AND last >= ?",
+            (gateway, number, number),
+        )
+        return [body for (body,) in rows]
+
     def actor_tables(self) -> list[str]:
         """The names of all actor types that ever had a table here, sorted."""
         rows = self._all(
@@ -149,10 +163,10 @@ class SqliteReader:
         sql, values = query_sql(query, ROW)
         return [self._stored_actor(query.actor_type, row) for row in self._all(sql, values)]
 
-    def expired(self, actor_type: str, before_ms: int, limit: int) -> list[str]:
+    def expired(self, actor_type: str, before_ms: int, limit: int, shards: Shards) -> list[str]:
         """Keys of actors that were last written before that time, oldest first."""
         rows = self._all(
-            f'SELECT key FROM "{actor_type}" WHERE updated_at_ms < ?'
+            f'SELECT key FROM "{actor_type}" WHERE updated_at_ms < ? AND {_in(shards, "key")}'
             " ORDER BY updated_at_ms LIMIT ?",
             (before_ms, limit),
         )
@@ -226,12 +240,13 @@ class SqliteReader:
 
     # -- messages and timers
 
-    def streams(self, limit: int) -> list[tuple[Stream, int]]:
+    def streams(self, limit: int, shards: Shards) -> list[tuple[Stream, int]]:
         """Streams with messages under way, and when the first message of each is due."""
         rows = self._all(
             # min() makes SQLite take the bare columns from the row that has it
             f"SELECT {_STREAM}, due_at_ms, min(id) FROM perdure_message"
-            f" WHERE due_at_ms IS NOT NULL GROUP BY {_STREAM} ORDER BY due_at_ms LIMIT ?",
+            f" WHERE due_at_ms IS NOT NULL AND {_in(shards, _STREAM_KEY)}"
+            f" GROUP BY {_STREAM} ORDER BY due_at_ms LIMIT ?",
             (limit,),
         )
         return [(Stream(*row[:4]), row[4]) for row in rows]
@@ -263,13 +278,13 @@ class SqliteReader:
         )
         return [_message(row) for row in rows]
 
-    def timers(self, after: TimerPlace, before_ms: int, limit: int) -> list[Timer]:
-        """Timers behind a place in the order of all, due before that time."""
+    def timers(self, after: TimerPlace, limit: int, shards: Shards) -> list[Timer]:
+        """Timers behind a place in the order of all."""
         rows = self._all(
             f"SELECT {_TIMER} FROM perdure_timer"
-            " WHERE (due_at_ms, actor_type, key, name) > (?, ?, ?, ?) AND due_at_ms < ?"
+            f" WHERE (due_at_ms, actor_type, key, name) > (?, ?, ?, ?) AND {_in(shards, 'key')}"
             " ORDER BY due_at_ms, actor_type, key, name LIMIT ?",
-            (*after, before_ms, limit),
+            (*after, limit),
         )
         return [_timer(row) for row in rows]
 
@@ -404,6 +419,20 @@ class SqliteReader:
                 "damaged, or edited by hand (use perdure state import for that)"
             )
         return StoredActor(key, encoded, version, created_at_ms, updated_at_ms, schema, timers)
+
+
+def _shard(*keys: Any) -> int:
+    return shard_of(keys[0])
+
+
+def _in(shards: Shards, key: str) -> str:
+    """SQL that says whether a key is in one of these shards.
+
+    A file has one owner, who asks for everything; so it is good enough to compute it row by row.
+    """
+    if shards is None:
+        return "TRUE"
+    return f"{_SHARD}({key}) IN ({','.join(map(str, shards))})"
 
 
 def _message(row: Any) -> Message:

@@ -6,6 +6,7 @@ so no index can ever disagree with it: SQLite keeps them, whoever writes a row.
     "cart"              one row per actor of the class Cart; people read it, or the view
     perdure_view_cart   a column for each field, with readable times
     perdure_request     answers to idempotency keys
+    perdure_answers     what calls of web processes were answered
     perdure_message     messages under way, and dead letters
     perdure_timer       timers
     perdure_entry       entries of collections
@@ -20,7 +21,7 @@ import msgspec
 from perdure.base.errors import UniqueError
 from perdure.store.api import ActorSchema, IndexedField
 
-FORMAT = 2  # `user_version`; raise it with every change to the tables, and migrate here
+FORMAT = 3  # `user_version`; raise it with every change to the tables, and migrate here
 
 _COMMON = """
 CREATE TABLE IF NOT EXISTS perdure_request (
@@ -30,6 +31,12 @@ CREATE TABLE IF NOT EXISTS perdure_request (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS perdure_request_name
     ON perdure_request (actor_type, key, request_id);
+CREATE TABLE IF NOT EXISTS perdure_answers (  -- rows in the order of their age, as above
+    gateway TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    made_at_ms INTEGER NOT NULL, body BLOB NOT NULL
+);
+-- by `last`: what is asked for is among the latest of its gateway
+CREATE INDEX IF NOT EXISTS perdure_answers_last ON perdure_answers (gateway, last);
 CREATE TABLE IF NOT EXISTS perdure_message (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice
     sender_type TEXT NOT NULL, sender_key TEXT NOT NULL,
@@ -84,7 +91,7 @@ def create_tables(connection: apsw.Connection, schemas: Iterable[ActorSchema]) -
 
 
 def _migrate(connection: apsw.Connection) -> None:
-    """Bring the tables of an older format to this one."""
+    """Bring the tables of an older format to this one; format 2 had no perdure_answers."""
     if connection.pragma("user_version") == 1:
         tables = connection.execute(
             "SELECT name FROM sqlite_schema WHERE type = 'table'"

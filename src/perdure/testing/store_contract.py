@@ -16,7 +16,9 @@ from typing import Any
 
 import msgspec
 
-from perdure.store.api import ActorSchema, Deferral, Store, StoredActor
+from perdure.base.shards import shard_of
+from perdure.store.api import ActorSchema, Answers, Deferral, Store, StoredActor
+from perdure.testing.store_contract_answers import AnswersContract
 from perdure.testing.store_contract_base import (
     SCHEMAS,
     STRANGE_KEYS,
@@ -40,7 +42,14 @@ from perdure.testing.store_contract_unique import UniqueContract
 __all__ = ["SCHEMAS", "TYPES", "StoreContract", "batch", "record", "write"]
 
 
-class StoreContract(MessageContract, TimerContract, EntryContract, UniqueContract, QueryContract):
+class StoreContract(
+    MessageContract,
+    TimerContract,
+    EntryContract,
+    AnswersContract,
+    UniqueContract,
+    QueryContract,
+):
     """What every `Store` must do."""
 
     # -- states ----------------------------------------------------------------------------------
@@ -280,6 +289,21 @@ class StoreContract(MessageContract, TimerContract, EntryContract, UniqueContrac
 
         self.run(tmp_path, body, schema)
 
+    def test_actors_of_some_shards_expire_alone(self, tmp_path: Path) -> None:
+        keys = [f"k{n}" for n in range(40)]
+        mine = {shard_of(key) for key in keys[1::2]}
+        expected = [key for key in keys if shard_of(key) in mine]
+
+        async def body(store: Store) -> None:
+            for at_ms, key in enumerate(keys):
+                await store.commit(batch(write(key, 1), at_ms=at_ms))
+            assert await store.expired("cart", 100, 100, mine) == expected
+            assert await store.expired("cart", 100, 3, mine) == expected[:3]
+            assert await store.expired("cart", 0, 100, mine) == []
+            assert await store.expired("cart", 100, 100, frozenset()) == []
+
+        self.run(tmp_path, body, ActorSchema("cart", expires=True))
+
     def test_a_class_that_expires_later_finds_its_old_rows(self, tmp_path: Path) -> None:
         async def body() -> None:
             place = self.make_place(tmp_path)
@@ -384,6 +408,7 @@ async def _fill(store: Store) -> Sequence[int]:
             timer("b", "other", 20),
             entry("a", "x"),
             entry("a", "y"),
+            Answers("web-1", 1, 3, b"first"),
         )
     )
     return committed.message_ids
@@ -399,6 +424,7 @@ def _one_of_each(message_id: int) -> list[Item]:
         timer("a", "new", 15),
         entry("a", "x", None),
         entry("a", "z", b"2"),
+        Answers("web-1", 2, 2, b"second"),
     ]
 
 
@@ -410,6 +436,7 @@ async def _everything(store: Store) -> list[Any]:
         [await store.find_request("cart", "a", name) for name in ("r", "r2")],
         [(stream, due, await store.messages(stream, 0, 100)) for stream, due in streams],
         await store.dead_letters(0, 100),
-        await store.timers((-1, "", "", ""), 1_000, 100),
+        await store.timers((-1, "", "", ""), 100),
         await store.entries("cart", "a", "lines"),
+        await store.find_answers("web-1", 2),
     ]

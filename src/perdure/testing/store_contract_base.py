@@ -10,6 +10,7 @@ from perdure.base.errors import ConflictError
 from perdure.store.api import (
     ActorSchema,
     ActorWrite,
+    Answers,
     Batch,
     Deferral,
     EntryWrite,
@@ -120,7 +121,7 @@ def entry(key: str, name: str, value: bytes | None = b"1", field: str = "lines")
     return EntryWrite("cart", key, field, name, value)
 
 
-Item = ActorWrite | RequestRecord | Message | Deferral | Timer | EntryWrite
+Item = ActorWrite | RequestRecord | Message | Deferral | Timer | EntryWrite | Answers
 
 
 def batch(
@@ -129,7 +130,7 @@ def batch(
     taken: Sequence[Message] = (),
     cancelled: Sequence[tuple[str, str, str]] = (),
 ) -> Batch:
-    """A batch of writes, records, messages to send, deferrals, timers and entries."""
+    """A batch of writes, records, messages to send, deferrals, timers, entries and answers."""
     return Batch(
         [item for item in items if isinstance(item, ActorWrite)],
         [item for item in items if isinstance(item, RequestRecord)],
@@ -140,6 +141,7 @@ def batch(
         timers=[item for item in items if isinstance(item, Timer)],
         cancelled=cancelled,
         entries=[item for item in items if isinstance(item, EntryWrite)],
+        answers=[item for item in items if isinstance(item, Answers)],
     )
 
 

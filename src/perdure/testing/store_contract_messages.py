@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from perdure.base.shards import shard_of
 from perdure.store.api import Deferral, Message, Store, Stream
 from perdure.testing.store_contract_base import (
     STRANGE_KEYS,
@@ -82,6 +83,27 @@ class MessageContract(StoreCase):
             assert await store.streams(100) == [(one, n) for n, one in enumerate(streams)]
             for one in streams:
                 assert [found.stream for found in await store.messages(one, 0, 9)] == [one]
+
+        self.run(tmp_path, body)
+
+    def test_streams_of_some_shards_are_listed_alone(self, tmp_path: Path) -> None:
+        """The receiver's shard counts, and the sender's for what goes to an outlet."""
+        inside = [message("hub", f"k{n}", "", n).stream for n in range(40)]
+        outside = [Stream("cart", f"k{n}", "@mail", "hub") for n in range(40)]
+        mine = {shard_of(f"k{n}") for n in range(0, 40, 2)}
+        expected = [
+            (one, n)
+            for n, one in enumerate(inside + outside)
+            if shard_of(one.sender_key if one in outside else one.receiver_key) in mine
+        ]
+
+        async def body(store: Store) -> None:
+            sent = [Message(x, "m", b"{}", "u", None, n) for n, x in enumerate(inside + outside)]
+            await store.commit(batch(*sent))
+            assert await store.streams(100, mine) == expected
+            assert await store.streams(25, mine) == expected[:25]
+            assert await store.streams(100, {shard_of("hub")}) == []
+            assert await store.streams(100, frozenset()) == []
 
         self.run(tmp_path, body)
 

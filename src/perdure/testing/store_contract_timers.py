@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from perdure.base.shards import SHARDS, shard_of
 from perdure.store.api import Store, Timer, TimerPlace
 from perdure.testing.store_contract_base import (
     STRANGE_KEYS,
@@ -24,7 +25,7 @@ class TimerContract(StoreCase):
 
         async def body(store: Store) -> None:
             await store.commit(batch(write("a", 1), write("ä", 1, actor_type="order"), full, once))
-            assert await store.timers(START, 1_000, 10) == [full, once]
+            assert await store.timers(START, 10) == [full, once]
 
         self.run(tmp_path, body)
 
@@ -48,7 +49,7 @@ class TimerContract(StoreCase):
         async def body(store: Store) -> None:
             await store.commit(batch(write("a", 1), timer("a", "t", 5, every_ms=3, attempts=2)))
             await store.commit(batch(anew))
-            assert await store.timers(START, 1_000, 10) == [anew]
+            assert await store.timers(START, 10) == [anew]
             assert list((await load(store, "a")).timers) == [anew]
 
         self.run(tmp_path, body)
@@ -59,7 +60,7 @@ class TimerContract(StoreCase):
             await store.commit(batch(write("a", 1), timer("a", "t", 5), *kept))
             nobodys = ("cart", "nobody", "t")
             await store.commit(batch(cancelled=[("cart", "a", "t"), nobodys]))
-            assert await store.timers(START, 1_000, 10) == kept
+            assert await store.timers(START, 10) == kept
             assert list((await load(store, "a")).timers) == kept[:1]
 
         self.run(tmp_path, body)
@@ -69,20 +70,35 @@ class TimerContract(StoreCase):
             kept = timer("b", "t", 5)
             await store.commit(batch(write("a", 1), write("b", 1), timer("a", "t", 5), kept))
             await store.commit(batch(write("a", 2, None)))
-            assert await store.timers(START, 1_000, 10) == [kept]
+            assert await store.timers(START, 10) == [kept]
             await store.commit(batch(write("a", 1)))
             assert list((await load(store, "a")).timers) == []
 
         self.run(tmp_path, body)
 
-    def test_only_timers_that_are_due_are_listed(self, tmp_path: Path) -> None:
+    def test_only_timers_behind_a_place_are_listed(self, tmp_path: Path) -> None:
         async def body(store: Store) -> None:
-            timers = [timer("a", str(due), due) for due in (10, 20, 30)]
+            timers = [timer("a", str(due), due) for due in (10, 20, 1 << 60)]
             await store.commit(batch(write("a", 1), *timers))
-            assert await store.timers(START, 10, 10) == []
-            assert await store.timers(START, 11, 10) == timers[:1]
-            assert await store.timers(START, 30, 10) == timers[:2]
-            assert await store.timers((20, "cart", "a", "20"), 99, 10) == timers[2:]
+            assert await store.timers(START, 2) == timers[:2]
+            assert await store.timers((20, "", "", ""), 10) == timers[1:]
+            assert await store.timers((20, "cart", "a", "20"), 10) == timers[2:]
+            assert await store.timers((1 << 60, "cart", "a", "~"), 10) == []
+
+        self.run(tmp_path, body)
+
+    def test_timers_of_some_shards_are_listed_alone(self, tmp_path: Path) -> None:
+        timers = [timer(f"k{n}", "t", n) for n in range(60)]
+        mine = {shard_of(f"k{n}") for n in range(0, 60, 2)}
+        expected = [one for one in timers if shard_of(one.key) in mine]
+
+        async def body(store: Store) -> None:
+            await store.commit(batch(*timers))
+            assert await store.timers(START, 100, mine) == expected
+            assert await store.timers(START, 7, mine) == expected[:7]
+            assert await store.timers(place_of(expected[6]), 7, mine) == expected[7:14]
+            assert await store.timers(START, 100, frozenset(range(SHARDS))) == timers
+            assert await store.timers(START, 100, frozenset()) == []
 
         self.run(tmp_path, body)
 
@@ -100,7 +116,7 @@ class TimerContract(StoreCase):
         async def body(store: Store) -> None:
             await store.commit(batch(*timers))
             seen, after = list[Timer](), START
-            while page := await store.timers(after, 1_000, 7):
+            while page := await store.timers(after, 7):
                 assert len(page) <= 7
                 seen += page
                 after = place_of(page[-1])

@@ -7,7 +7,7 @@ import pytest
 
 from perdure import Actor, BadArgumentsError, DomainError, LimitError, Limits, NotRunningError, read
 from perdure.runtime.outlets import Delivery
-from perdure.store.api import Message, Stream
+from perdure.store.api import Message, Shards, Stream
 from perdure.store.memory import MemoryStore
 from perdure.testing import VirtualClock, async_test, running, spin
 
@@ -102,8 +102,8 @@ class SlowReads(MemoryStore):
         self.may_answer = asyncio.Event()
         self.found_nothing = asyncio.Event()
 
-    async def streams(self, limit: int) -> list[tuple[Stream, int]]:
-        found = await super().streams(limit)
+    async def streams(self, limit: int, shards: Shards = None) -> list[tuple[Stream, int]]:
+        found = await super().streams(limit, shards)
         await self.may_answer.wait()
         return found
 

@@ -21,7 +21,7 @@ from perdure import (
     StoreFullError,
     StoreLockedError,
 )
-from perdure.store.api import ActorSchema, StoredActor
+from perdure.store.api import ActorSchema, Answers, StoredActor
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_file import PAGE_BYTES
@@ -171,7 +171,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         connection.close()
 
     _damage(raise_format, tmp_path)
-    _refused(tmp_path, StoreFormatError, "format 99, this Perdure reads up to 2; upgrade")
+    _refused(tmp_path, StoreFormatError, "format 99, this Perdure reads up to 3; upgrade")
 
 
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -320,3 +320,17 @@ async def test_a_store_of_format_1_is_migrated_with_all_it_holds(tmp_path: Path)
     async with opened(tmp_path) as store:
         await store.commit(batch(write("a", 4)))
         assert await store.forget_requests(8, 10) == 1
+
+
+@async_test
+async def test_a_store_of_format_2_gets_a_table_of_answers(tmp_path: Path) -> None:
+    await _fill(tmp_path, 3)
+    database = sqlite3.connect(tmp_path / "perdure.db")
+    database.executescript("DROP TABLE perdure_answers; PRAGMA user_version = 2;")
+    database.close()
+    for number in range(2):
+        async with opened(tmp_path) as store:
+            assert await store.find_answers("web", number) == []
+            await store.commit(batch(Answers("web", number, number, b"x")))
+            assert await store.find_answers("web", number) == [b"x"]
+            assert await store.actor_types() == {"cart": 3}

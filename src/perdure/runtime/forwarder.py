@@ -1,0 +1,310 @@
+"""The forwarder: sends calls to the processes that own their actors, and brings the answers back.
+
+A call is kept until it is answered. It is sent to the owner that the shard map names; and again,
+marked as such, whenever it can have been lost: its link broke, its owner died or is about to stop,
+or its commit failed for a reason that another owner cures. The owner knows what it, or whoever
+owned the actor before, has committed under the call's name (this process and the call's number), so
+that it is done once. Its caller sees a slow answer.
+
+waiting (no owner, no link, or a pause) → sent → answered
+         ▲────────────────────────────────┘ link lost · not mine · fenced · stopping
+
+Who is not the owner says so instead of passing the call on: a stale map is put right where it is,
+and no call can go in circles. Deadlines end it all.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.actor.answers import Origin
+from perdure.actor.methods import ActorType
+from perdure.actor.turn import Turn
+from perdure.base.clock import Clock
+from perdure.base.codec import encode
+from perdure.base.errors import (
+    DeadlineError,
+    FencedError,
+    OutcomeUnknownError,
+    OverloadedError,
+    StoppingError,
+    UnreachableError,
+)
+from perdure.base.limits import Limits
+from perdure.cluster import shard_map
+from perdure.cluster.frames import Answer, Ask, Call, Failed, Frame, NotMine, Posted
+from perdure.cluster.link import Link
+from perdure.cluster.shard_map import ShardMap
+from perdure.runtime.remote_errors import error_from
+from perdure.store.api import Query, StoredActor, Stream
+
+log = logging.getLogger("perdure.forwarder")
+
+_PAUSE_S = 0.02  # before a call is sent once more to where it was not taken
+_SWEEP_EVERY_S = 0.25
+_CURED_BY_ANOTHER_OWNER = {one.kind for one in (FencedError, StoppingError, OutcomeUnknownError)}
+
+_encode_query = msgspec.msgpack.Encoder().encode
+_decode_actors = msgspec.msgpack.Decoder(list[StoredActor]).decode
+
+
+class Links(Protocol):
+    """Where the forwarder finds links."""
+
+    def link_to(self, incarnation: int, address: str) -> Link | None:
+        """The open link to that member; None: it is being dialled."""
+        ...
+
+
+class Here(Protocol):
+    """The actors of this process, where it owns some."""
+
+    def take_back(self, actor_type: ActorType, key: str, turn: Turn, origin: Origin | None) -> None:
+        """Run a call here after all.
+
+        Args:
+            origin: its name, if it was sent elsewhere before and may have been done there.
+        """
+        ...
+
+
+class _Outgoing:
+    """One call that waits for its answer."""
+
+    __slots__ = ("actor_type", "call", "link", "turn")
+
+    def __init__(self, actor_type: ActorType, turn: Turn, call: Call) -> None:
+        self.actor_type = actor_type
+        self.turn = turn
+        self.call = call
+        self.link: Link | None = None  # on which it was sent; None: it waits
+
+
+class Forwarder:
+    """The calls of one process that run elsewhere."""
+
+    def __init__(
+        self,
+        process: str,
+        links: Links,
+        clock: Clock,
+        limits: Limits,
+        on_behind: Callable[[int], None],
+    ) -> None:
+        self.here: Here | None = None  # set where this process owns actors
+        self.incarnation = 0  # of this process as an owner
+        self._process = process
+        self._links = links
+        self._clock = clock
+        self._limits = limits
+        self._on_behind = on_behind  # told of newer versions of the map
+        self._map = shard_map.EMPTY
+        self._last_id = 0
+        self._pending: dict[int, _Outgoing] = {}
+        self._waiting: dict[int, _Outgoing] = {}  # those of them that are not sent
+        self._asked: dict[int, tuple[Link, asyncio.Future[bytes]]] = {}
+        self._is_pausing = False
+        self.sent_again = 0
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
+        """Send a call to its owner; its answer comes through `turn.succeed` or `turn.fail`."""
+        if len(self._pending) >= self._limits.forwarded_calls_max:
+            turn.fail(OverloadedError(f"{len(self._pending)} calls wait for other processes"))
+            return
+        self._last_id += 1
+        call = Call(
+            self._last_id,
+            0.0,
+            actor_type.name,
+            key,
+            turn.method.name,
+            encode(turn.arguments),
+            None if turn.caller is None else encode(turn.caller),
+            turn.request_id,
+            root=turn.root,
+            chain=list(turn.chain),
+        )
+        outgoing = self._pending[call.id] = _Outgoing(actor_type, turn, call)
+        self._send(outgoing)
+
+    def _send(self, outgoing: _Outgoing) -> None:
+        call, turn = outgoing.call, outgoing.turn
+        owner = self._map.owner_of(call.key)
+        if owner is not None and owner.incarnation == self.incarnation and self.here is not None:
+            del self._pending[call.id]
+            self._waiting.pop(call.id, None)
+            origin = (self._process, call.id) if call.is_again else None
+            self.here.take_back(outgoing.actor_type, call.key, turn, origin)
+            return
+        link = None
+        if owner is not None:
+            link = self._links.link_to(owner.incarnation, owner.address)
+        if link is None:
+            self._waiting[call.id] = outgoing
+            return
+        if self._waiting:
+            self._waiting.pop(call.id, None)
+        outgoing.link = link
+        call.left_s = turn.deadline_s - self._clock.monotonic_s()
+        call.map_version = self._map.version
+        link.send(call)
+
+    def _wait(self, outgoing: _Outgoing) -> None:
+        outgoing.link = None
+        self._waiting[outgoing.call.id] = outgoing
+        if not self._is_pausing:
+            self._is_pausing = True
+            self._clock.call_later(_PAUSE_S, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._is_pausing = False
+        self.send_waiting()
+
+    def send_waiting(self) -> None:
+        """Try those that are not sent: there may be a way now."""
+        for outgoing in list(self._waiting.values()):
+            self._send(outgoing)
+
+    def take_map(self, newer: ShardMap) -> None:
+        """Go by this map from now on."""
+        self._map = newer
+        self.send_waiting()
+
+    def closed(self, link: Link) -> None:
+        """A link is lost: what was sent on it may have been done or not."""
+        for outgoing in self._pending.values():
+            if outgoing.link is link:
+                outgoing.link = None
+                self._mark_again(outgoing)
+                self._waiting[outgoing.call.id] = outgoing
+        for number, (asked, waiter) in list(self._asked.items()):
+            if asked is link:
+                del self._asked[number]
+                if not waiter.done():
+                    waiter.set_exception(UnreachableError("the link was lost"))
+        self.send_waiting()
+
+    def _mark_again(self, outgoing: _Outgoing) -> None:
+        outgoing.call.is_again = True
+        self.sent_again += 1
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def received(self, frame: Frame) -> None:
+        """Take an Answer, Failed or NotMine."""
+        number = frame.id  # type: ignore[union-attr]
+        outgoing = self._pending.get(number)
+        if outgoing is None:
+            if number in self._asked:
+                self._answered(frame)
+            return  # else its deadline has passed
+        if type(frame) is Answer:
+            del self._pending[number]
+            outgoing.turn.replayed = frame.replayed
+            self._give(outgoing.turn, frame.body)
+        elif type(frame) is Failed:
+            if frame.kind in _CURED_BY_ANOTHER_OWNER and not frame.path:
+                self._mark_again(outgoing)
+                self._wait(outgoing)
+            else:
+                del self._pending[number]
+                self._give(outgoing.turn, error_from(frame))
+        elif type(frame) is NotMine:
+            if frame.map_version > self._map.version:
+                self._on_behind(frame.map_version)
+            self._wait(outgoing)
+
+    def _give(self, turn: Turn, answer: bytes | Exception) -> None:
+        try:
+            if isinstance(answer, bytes):
+                turn.succeed(answer)
+            else:
+                turn.fail(answer)
+        except Exception:  # one caller's trouble is not that of all others on the link
+            log.exception("an answer could not be given", extra={"turn": str(turn)})
+
+    async def run(self) -> None:
+        """End the calls whose deadlines are over, again and again."""
+        while True:
+            await self._clock.sleep(_SWEEP_EVERY_S)
+            now_s = self._clock.monotonic_s()
+            late = [one for one in self._pending.values() if one.turn.deadline_s <= now_s]
+            for outgoing in late:
+                del self._pending[outgoing.call.id]
+                self._waiting.pop(outgoing.call.id, None)
+                self._give(outgoing.turn, _late(outgoing))
+
+    def stop(self, error: Exception) -> None:
+        """Give up what is not answered."""
+        pending, self._pending = self._pending, {}
+        self._waiting.clear()
+        for outgoing in pending.values():
+            self._give(outgoing.turn, error)
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing waits for an answer."""
+        return not self._pending and not self._asked
+
+    # -- questions and hints ---------------------------------------------------------------------
+
+    async def ask(self, query: Query, deadline_s: float) -> list[StoredActor]:
+        """Let a member look up actors. Raises DeadlineError, and what the store raises there."""
+        packed = _encode_query(query)
+        while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
+            links = (
+                self._links.link_to(member.incarnation, member.address)
+                for member in self._map.members.values()
+            )
+            link = next((link for link in links if link is not None), None)
+            if link is None:
+                await self._clock.sleep(_PAUSE_S)
+                continue
+            self._last_id += 1
+            waiter = asyncio.get_running_loop().create_future()
+            self._asked[self._last_id] = (link, waiter)
+            try:
+                async with asyncio.timeout(left_s):
+                    link.send(Ask(self._last_id, left_s, packed))
+                    return _decode_actors(await waiter)
+            except UnreachableError:
+                continue
+            except TimeoutError:
+                break
+        raise DeadlineError("the query was not answered before its deadline")
+
+    def _answered(self, frame: Any) -> None:
+        _, waiter = self._asked.pop(frame.id)
+        if waiter.done():
+            return
+        if type(frame) is Answer:
+            waiter.set_result(frame.body)
+        else:
+            waiter.set_exception(
+                error_from(frame) if type(frame) is Failed else UnreachableError("not taken")
+            )
+
+    def post(self, streams: Sequence[Stream]) -> None:
+        """Tell owners of messages that are in the store for them. A hint, which may get lost."""
+        by_link: dict[Link, list[tuple[str, str, str, str]]] = {}
+        for stream in streams:
+            owner = self._map.members.get(self._map.owners[stream.shard])
+            if owner is None or owner.incarnation == self.incarnation:
+                continue
+            link = self._links.link_to(owner.incarnation, owner.address)
+            if link is not None:
+                by_link.setdefault(link, []).append(msgspec.structs.astuple(stream))
+        for link, fields in by_link.items():
+            link.send(Posted(fields))
+
+
+def _late(outgoing: _Outgoing) -> Exception:
+    turn = outgoing.turn
+    if outgoing.link is None and not outgoing.call.is_again:
+        return UnreachableError(f"{turn.method}: nobody who owns this actor could be reached")
+    return DeadlineError(f"{turn.method} did not answer before its deadline")
