@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from perdure.base.errors import FencedError
+
 NOBODY = 0  # owns the shards that wait for an owner
 
 
@@ -85,8 +87,11 @@ class Registry(Protocol):
             victim: the member; or NOBODY, to give away shards without an owner.
             heirs: the new owner for each shard the victim may have. A shard that is not named, or
                 whose heir is no member, goes to NOBODY.
+            seen_dead: that the process is gone, and not only silent.
 
-        Returns None, and changes nothing, if the victim may not be taken out or has been already.
+        Returns None, and changes nothing, if the victim may not be taken out or has been already,
+        or has no such shard and is NOBODY. Raises StoreError also if a commit of the victim is
+        under way and does not end soon.
         """
         ...
 
@@ -98,3 +103,10 @@ class Registry(Protocol):
     async def leave(self, incarnation: int) -> None:
         """Be a member no longer; shards that are left go to NOBODY. Nothing if it is none."""
         ...
+
+
+def fenced(incarnation: int) -> FencedError:
+    """The error for a process that is no member any more."""
+    return FencedError(
+        f"process {incarnation} is no member any more: its lease ran out, or it was seen dead"
+    )
