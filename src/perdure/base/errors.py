@@ -263,6 +263,20 @@ class UnreachableError(PerdureError):
     kind = "unreachable"
 
 
+class WireError(PerdureError):
+    """What came over a link between two processes was malformed, too large, or had a gap. The link
+    is closed; nothing that came with or after it was looked at."""
+
+    kind = "wire"
+
+
+class HandshakeError(WireError):
+    """Raised when the process at the other end of a new link did not prove in time that it knows
+    the cluster's key, or speaks no version that this one speaks."""
+
+    kind = "handshake"
+
+
 class StoreLockedError(StoreError):
     """Raised when another process owns the data directory; the message names it."""
 

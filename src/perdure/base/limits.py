@@ -35,6 +35,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     forwarded_calls_max: int = 20_000  # OverloadedError; calls that wait for other processes
     moving_calls_max: int = 20_000  # OverloadedError; calls that wait for actors that move
     watched_actors_max: int = 100_000  # by other processes, for their live views: the link is cut
+    # links between processes
+    links_max: int = 1_000  # that come in; beyond it a connection is cut off at once
+    frame_bytes_max: int = 16 << 20  # LimitError for who sends; WireError closes the link
+    link_bytes_max: int = 64 << 20  # that wait for a slow reader: OverloadedError closes the link
+    link_connect_s: float = 2.0  # UnreachableError
+    link_handshake_s: float = 5.0  # HandshakeError
+    link_ping_s: float = 1.0  # when nothing was heard for this long, the other is asked
+    link_silent_s: float = 3.0  # UnreachableError closes the link
+    link_backoff_s: float = 0.02  # before the second attempt to connect; then twice as long
+    link_backoff_max_s: float = 1.0
 
     # live views
     live_topics_max: int = 10_000  # OverloadedError; different views that are watched
