@@ -110,16 +110,5 @@ class Goodbye(msgspec.Struct, array_like=True, tag=12):
 
 
 Frame = (
-    Call
-    | Answer
-    | Failed
-    | NotMine
-    | Map
-    | Watch
-    | Changed
-    | Posted
-    | Ask
-    | Ping
-    | Pong
-    | Goodbye
+    Call | Answer | Failed | NotMine | Map | Watch | Changed | Posted | Ask | Ping | Pong | Goodbye
 )
