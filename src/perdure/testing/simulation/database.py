@@ -68,30 +68,30 @@ class SimulatedDatabase:
         self._loop = loop
         self._trace = trace
         self._random = loop.random
-        self._cut: dict[str, bool] = {}  # names of processes that do not reach it
+        self._cut: dict[str, None] = {}  # hosts that do not reach it
         self._orphans: list[SimulatedStore] = []  # their processes died out of its sight
 
     # -- faults ----------------------------------------------------------------------------------
 
-    def cut(self, name: str) -> None:
-        """Let no request of this process arrive, and no reply reach it."""
-        self._cut[name] = True
+    def cut(self, host: str) -> None:
+        """Let no request of this host arrive, and no reply reach it."""
+        self._cut[host] = None
 
-    def join(self, name: str) -> None:
+    def mend(self, host: str) -> None:
         """Let it through again."""
-        self._cut.pop(name, None)
-        for store in self._orphans:
+        self._cut.pop(host, None)
+        orphans, self._orphans = self._orphans, []
+        for store in orphans:
             self.hang_up(store)
 
     def is_cut(self, process: SimulatedProcess) -> bool:
         """True if it cannot reach the database just now."""
-        return self.weather.is_down or process.name in self._cut
+        return self.weather.is_down or process.host in self._cut
 
     def hang_up(self, store: "SimulatedStore") -> None:
         """Its process has died: find out, a little later, if the network lets the news through."""
         if self.is_cut(store.process):
-            if store not in self._orphans:
-                self._orphans.append(store)
+            self._orphans.append(store)
         else:
             self.process.call_after(self._random.uniform(0, 0.02), store.disconnect)
 

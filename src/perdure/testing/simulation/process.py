@@ -31,6 +31,7 @@ class SimulatedProcess:
     ) -> None:
         self.loop = loop
         self.name = name
+        self.host = name.partition(".")[0]  # the machine, whose name all its processes share
         self.wall_offset_ms = wall_offset_ms
         self.lane = Lane(rate, loop.random.uniform(0, 1_000_000))
         self.context = copy_context()
