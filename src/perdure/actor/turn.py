@@ -45,6 +45,12 @@ class Turn(msgspec.Struct, eq=False):
     def __str__(self) -> str:
         return f"{self.method}({self.activation.key!r})" if self.activation else str(self.method)
 
+    def begin_anew(self) -> None:
+        """Be as before the turn was given to an activation, which has failed it without effect."""
+        self.activation = None  # type: ignore[assignment]
+        self.waits_for = self.effects = self.transaction = None
+        self.finished = self.replayed = False
+
     def begin(self) -> bool:
         """Of a delivery: put what it consumes into its effects; False if it is not wanted now."""
         raise NotImplementedError
@@ -88,7 +94,9 @@ def refuse_cycle(caller: Turn, target: "Activation") -> None:
     Where a transaction is on the way it is TransactionConflictError: that way is gone in a moment.
     """
     if (target.actor_type.name, target.key) in caller.chain:
-        raise CycleError(f"this call would wait for itself: {caller} → {target}, by other processes")
+        raise CycleError(
+            f"this call would wait for itself: {caller} → {target}, by other processes"
+        )
     held = {turn.activation: turn for turn in caller.holders()}
     path: list[Any] = list(held.values())[::-1]
     if leads_back(target, held, path, set()):

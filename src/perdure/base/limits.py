@@ -35,6 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     forwarded_calls_max: int = 20_000  # OverloadedError; calls that wait for other processes
     moving_calls_max: int = 20_000  # OverloadedError; calls that wait for actors that move
     watched_actors_max: int = 100_000  # by other processes, for their live views: the link is cut
+
     # links between processes
     links_max: int = 1_000  # that come in; beyond it a connection is cut off at once
     frame_bytes_max: int = 16 << 20  # LimitError for who sends; WireError closes the link

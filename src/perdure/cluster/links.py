@@ -74,6 +74,13 @@ class Links:
         self._listeners.append(listener)
         return listener.address
 
+    def be(self, identity: Identity) -> None:
+        """Be this from now on: all links, which were made as another, are closed."""
+        self._identity = identity
+        self.want(())
+        for link in [*self._incoming, *self._open]:
+            link.close()
+
     def want(self, members: Iterable[Member]) -> None:
         """Stay connected to these members, and to no others."""
         wanted = {one.incarnation: one for one in members}

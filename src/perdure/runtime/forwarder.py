@@ -28,6 +28,7 @@ from perdure.base.codec import encode
 from perdure.base.errors import (
     DeadlineError,
     FencedError,
+    LimitError,
     OutcomeUnknownError,
     OverloadedError,
     StoppingError,
@@ -61,6 +62,10 @@ class Links(Protocol):
 
 class Here(Protocol):
     """The actors of this process, where it owns some."""
+
+    def has(self, key: str) -> bool:
+        """True if actors with this key live here."""
+        ...
 
     def take_back(self, actor_type: ActorType, key: str, turn: Turn, origin: Origin | None) -> None:
         """Run a call here after all.
@@ -135,13 +140,15 @@ class Forwarder:
     def _send(self, outgoing: _Outgoing) -> None:
         call, turn = outgoing.call, outgoing.turn
         owner = self._map.owner_of(call.key)
-        if owner is not None and owner.incarnation == self.incarnation and self.here is not None:
-            del self._pending[call.id]
-            self._waiting.pop(call.id, None)
+        link = None
+        if owner is not None and owner.incarnation == self.incarnation:
+            if self.here is None or not self.here.has(call.key):
+                self._wait(outgoing)  # it is about to come, or has just left
+                return
+            self._forget(outgoing)
             origin = (self._process, call.id) if call.is_again else None
             self.here.take_back(outgoing.actor_type, call.key, turn, origin)
             return
-        link = None
         if owner is not None:
             link = self._links.link_to(owner.incarnation, owner.address)
         if link is None:
@@ -152,7 +159,15 @@ class Forwarder:
         outgoing.link = link
         call.left_s = turn.deadline_s - self._clock.monotonic_s()
         call.map_version = self._map.version
-        link.send(call)
+        try:
+            link.send(call)
+        except LimitError as error:
+            self._forget(outgoing)
+            self._give(turn, error)
+
+    def _forget(self, outgoing: _Outgoing) -> None:
+        del self._pending[outgoing.call.id]
+        self._waiting.pop(outgoing.call.id, None)
 
     def _wait(self, outgoing: _Outgoing) -> None:
         outgoing.link = None
@@ -235,8 +250,7 @@ class Forwarder:
             now_s = self._clock.monotonic_s()
             late = [one for one in self._pending.values() if one.turn.deadline_s <= now_s]
             for outgoing in late:
-                del self._pending[outgoing.call.id]
-                self._waiting.pop(outgoing.call.id, None)
+                self._forget(outgoing)
                 self._give(outgoing.turn, _late(outgoing))
 
     def stop(self, error: Exception) -> None:

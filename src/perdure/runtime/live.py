@@ -107,7 +107,6 @@ class Watch(Protocol):
     def __call__(self, actor_type: ActorType, key: str, watcher: Watcher, *, on: bool) -> None: ...
 
 
-
 class LiveHub:
     """All topics of one process."""
 

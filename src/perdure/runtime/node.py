@@ -16,7 +16,9 @@ from collections.abc import (
     Coroutine,
     Mapping,
     Sequence,
-    Set,
+)
+from collections.abc import (
+    Set as AbstractSet,
 )
 from typing import Any
 
@@ -58,7 +60,7 @@ class Node:
     activations."""
 
     lease_until_s = math.inf
-    owned: Set[int] | None = None  # the shards whose actors are its own; None: all
+    owned: AbstractSet[int] | None = None  # the shards whose actors are its own; None: all
 
     def __init__(
         self,

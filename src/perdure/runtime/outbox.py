@@ -18,7 +18,8 @@ first of them fails the others must be called back; many pairs share the group c
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Container, Coroutine, Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 import msgspec
@@ -52,7 +53,7 @@ class Courier(Protocol):
     limits: Limits
 
     @property
-    def owned(self) -> Set[int] | None:
+    def owned(self) -> AbstractSet[int] | None:
         """The shards whose actors are its own; None: all."""
         ...
 

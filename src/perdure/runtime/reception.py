@@ -13,7 +13,7 @@ after the second, is told by `_seen_again`.
 """
 
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -27,6 +27,7 @@ from perdure.base.codec import decoder
 from perdure.base.errors import (
     CycleError,
     InterruptedCallError,
+    LimitError,
     NotFoundError,
     OverloadedError,
     PerdureError,
@@ -53,7 +54,10 @@ class RemoteTurn(Turn, kw_only=True):
 
     def succeed(self, body: bytes) -> None:
         self.reception.ended(self)
-        self.link.send(Answer(self.id, body, self.replayed))
+        try:
+            self.link.send(Answer(self.id, body, self.replayed))
+        except LimitError as error:  # committed, but too large to be told
+            self.link.send(failed(self.id, error))
 
     def fail(self, error: BaseException) -> None:
         self.reception.ended(self)
@@ -115,7 +119,7 @@ class Host(Protocol):
 class Reception:
     """What other processes want of this one."""
 
-    def __init__(self, host: Host, actor_types: list[ActorType]) -> None:
+    def __init__(self, host: Host, actor_types: Sequence[ActorType]) -> None:
         self._host = host
         self._types = {actor_type.name: actor_type for actor_type in actor_types}
         self._under_way: dict[Origin, RemoteTurn] = {}
@@ -133,6 +137,7 @@ class Reception:
         if not host.has(call.key):
             link.send(NotMine(call.id, host.map_version))
             return
+        assert link.peer is not None
         origin = (link.peer.process, call.id)
         try:
             turn = self._turn(link, call, origin)
@@ -140,11 +145,11 @@ class Reception:
             link.send(failed(call.id, error))
             return
         method = turn.method
-        if call.is_again or (self._seen_again and origin in self._seen_again):
-            if not (method.read or call.request_id):
-                self._note_again(origin)
-                host.spawn(self._call_again(method.actor_type, call.key, turn, origin))
-                return
+        is_again = call.is_again or (bool(self._seen_again) and origin in self._seen_again)
+        if is_again and not method.read and call.request_id is None:
+            self._note_again(origin)
+            host.spawn(self._call_again(method.actor_type, call.key, turn, origin))
+            return
         if not method.read:
             self._under_way[origin] = turn
         host.submit(method.actor_type, call.key, turn)

@@ -23,7 +23,7 @@ _OWN = {
 
 
 def failed(call_id: int, error: BaseException) -> Failed:
-    """The frame that tells a caller elsewhere. A trace of what is no PerdureError is logged here."""
+    """The frame that tells a caller elsewhere; what is no PerdureError is logged here."""
     kind = type(error)
     if isinstance(error, PerdureError):
         path = _path(kind) if isinstance(error, DomainError) else ""

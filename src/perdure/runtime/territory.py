@@ -8,7 +8,8 @@ Each shard is in one of three states:
   wait here, and follow their shard when it is *elsewhere*, or run when it is open again.
 """
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 
 from perdure.actor.methods import ActorType
 from perdure.actor.turn import Turn
@@ -65,7 +66,7 @@ class Territory:
         """Send calls to these shards elsewhere."""
         self._set(shards, _ELSEWHERE)
 
-    def only(self, shards: Iterable[int]) -> Set[int]:
+    def only(self, shards: Iterable[int]) -> AbstractSet[int]:
         """Those of these shards that are open."""
         return {shard for shard in shards if self._states[shard] == _OPEN}
 

@@ -5,7 +5,6 @@ and its watcher is told to look, since a commit may have passed in between.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 from perdure.actor.host import Watcher
 from perdure.actor.methods import ActorType

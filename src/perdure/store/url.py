@@ -5,6 +5,12 @@ from pathlib import Path
 from perdure.base.errors import StoreError
 from perdure.store.api import Store
 from perdure.store.memory import MemoryStore
+from perdure.store.registry import Registry
+
+
+def registry_from_url(url: str) -> Registry | None:
+    """Where the processes that share this store agree on who owns what; None: one owns all."""
+    return store_from_url(url).registry
 
 
 def store_from_url(url: str) -> Store:

@@ -22,6 +22,7 @@ from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     BadArgumentsError,
+    FencedError,
     ForbiddenError,
     MethodNotAllowedError,
     NotFoundError,
@@ -30,6 +31,7 @@ from perdure.base.errors import (
     StoppingError,
 )
 from perdure.base.keys import key_of_path_segment
+from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
 from perdure.web.live_wire import split_query
@@ -49,6 +51,7 @@ class HttpTurn(Turn, kw_only=True):
     """A turn whose caller waits for an HTTP reply."""
 
     exchange: "Exchange"
+    node: "Node | Gateway"
 
     def succeed(self, body: bytes) -> None:
         if self.replayed:
@@ -57,6 +60,8 @@ class HttpTurn(Turn, kw_only=True):
             self.exchange.reply(200, body)
 
     def fail(self, error: BaseException) -> None:
+        if isinstance(error, FencedError) and self.node.takes_again(self, error):
+            return
         if not isinstance(error, PerdureError):
             log.error("turn failed", exc_info=error, extra={"turn": str(self)})
         self.exchange.reply_problem(error)
@@ -65,7 +70,9 @@ class HttpTurn(Turn, kw_only=True):
 class ActorRoutes:
     """The exposed methods of an app, as an endpoint of the web server."""
 
-    def __init__(self, actor_types: list[ActorType], node: Node, identify: Identify | None) -> None:
+    def __init__(
+        self, actor_types: list[ActorType], node: Node | Gateway, identify: Identify | None
+    ) -> None:
         self._node = node
         self._identify = identify
         self._default_access = "signed_in" if identify else "anyone"
@@ -146,6 +153,7 @@ class ActorRoutes:
             caller=caller,
             request_id=request_id,
             exchange=exchange,
+            node=self._node,
         )
         self._node.submit(method.actor_type, key, turn)
 

@@ -16,10 +16,13 @@ from perdure.actor.model import Actor
 from perdure.base.clock import Clock
 from perdure.base.errors import DefinitionError, NotFoundError, NotRunningError, StoppingError
 from perdure.base.limits import Limits
+from perdure.runtime.cluster_node import ClusterNode
+from perdure.runtime.gateway import Gateway
 from perdure.runtime.node import Node
 from perdure.runtime.outlets import Outlet
+from perdure.runtime.place import Place
 from perdure.store.api import Store
-from perdure.store.url import store_from_url
+from perdure.store.url import registry_from_url, store_from_url
 from perdure.web.actor_route import ActorRoutes, Identify
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
 from perdure.web.live_asgi import send_messages
@@ -71,7 +74,7 @@ class App:
         self._clock = clock
         self._store = store
         self._starting = asyncio.Lock()
-        self._node: Node | None = None
+        self._node: Node | Gateway | None = None
         self._routes: ActorRoutes | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -80,25 +83,41 @@ class App:
         self,
         store: str | Store | None = None,
         on_broken: Callable[[Exception], None] | None = None,
+        place: Place | None = None,
     ) -> None:
-        """Open the store and take calls; a second start does nothing. Raises StoreError."""
+        """Open the store and take calls; a second start does nothing. Raises StoreError.
+
+        Args:
+            place: what this process does in a cluster; by default it is alone.
+        """
         async with self._starting:
             if self._node is not None:
                 return
-            chosen = store or self._store
-            opened = store_from_url(chosen) if isinstance(chosen, str) else chosen
-            node = Node(
-                self.actor_types,
-                opened,
-                limits=self.limits,
-                outlets=self.outlets,
-                clock=self._clock,
-                on_broken=on_broken,
-            )
+            node = self._make_node(store or self._store, on_broken, place or Place())
             await node.start()
             self._node = node
             self._routes = ActorRoutes(self.actor_types, node, self.identify)
             self.ready = True
+
+    def _make_node(
+        self,
+        store: str | Store,
+        on_broken: Callable[[Exception], None] | None,
+        place: Place,
+    ) -> Node | Gateway:
+        if place.role == "web":
+            registry = registry_from_url(store) if isinstance(store, str) else store.registry
+            return Gateway(self.actor_types, registry, place, limits=self.limits, clock=self._clock)
+        opened = store_from_url(store) if isinstance(store, str) else store
+        options: dict[str, Any] = {
+            "limits": self.limits,
+            "outlets": self.outlets,
+            "clock": self._clock,
+            "on_broken": on_broken,
+        }
+        if place.listen is None:
+            return Node(self.actor_types, opened, **options)
+        return ClusterNode(self.actor_types, opened, place, **options)
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Let running turns end, commit what they did, and close the store."""
@@ -121,8 +140,9 @@ class App:
 
     @property
     def store(self) -> Store:
-        """The open store, for looking at what is stored. Raises NotRunningError."""
-        if self._node is None:
+        """The open store, for looking at what is stored. Raises NotRunningError, also in a web
+        process, which has none."""
+        if not isinstance(self._node, Node):
             raise NotRunningError("an App's store is open only while the App runs")
         return self._node.store
 

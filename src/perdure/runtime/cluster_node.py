@@ -1,0 +1,290 @@
+"""A node among others: it owns the actors of some shards, and sends calls for the rest elsewhere.
+
+start:  open the store → listen for others → become a member → own shards, as the map says
+call:   of an own shard: as in a node alone; of another's: to its owner; of one that moves: it waits
+stop:   hand the shards over, while still answering → leave → stop as a node alone
+
+It is the Owner of its membership, which says which shards are its own and how they come and go, and
+the Host of its reception. Where the store has no registry it owns everything: then the others are
+web processes, which own nothing.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from perdure.actor.activation import Activation
+from perdure.actor.answers import Origin
+from perdure.actor.host import Watcher
+from perdure.actor.methods import ActorType
+from perdure.actor.turn import Turn
+from perdure.base.clock import Clock
+from perdure.base.errors import FencedError, StoreError, TransactionError
+from perdure.base.limits import Limits
+from perdure.base.shards import SHARDS
+from perdure.cluster.membership import Membership
+from perdure.cluster.network import Network
+from perdure.cluster.shard_map import ShardMap
+from perdure.runtime.live import LiveHub
+from perdure.runtime.local_turn import LocalTurn
+from perdure.runtime.node import Node
+from perdure.runtime.outlets import Outlet
+from perdure.runtime.place import Place
+from perdure.runtime.reception import Reception, RemoteTurn
+from perdure.runtime.station import RELEASE, SOLE_INCARNATION, Station
+from perdure.runtime.territory import Territory
+from perdure.store.api import Store, Stream
+
+log = logging.getLogger("perdure.node")
+
+_CLOSE_S = 2.0  # that turns of a shard have to end before it is handed over another time
+_LOOK_S = 0.002
+
+
+class ClusterNode(Node):
+    """Runs the actors of the shards that are its own."""
+
+    def __init__(
+        self,
+        actor_types: Sequence[ActorType],
+        store: Store,
+        place: Place,
+        *,
+        limits: Limits,
+        outlets: Mapping[str, Outlet] | None = None,
+        clock: Clock | None = None,
+        on_broken: Callable[[Exception], None] | None = None,
+        network: Network | None = None,
+    ) -> None:
+        self._place = place
+        self._network = network
+        self._membership: Membership | None = None
+        super().__init__(
+            actor_types, store, limits=limits, outlets=outlets, clock=clock, on_broken=on_broken
+        )
+        self._territory = Territory(self.submit, waiting_max=limits.moving_calls_max)
+
+    def _live_hub(self) -> LiveHub:
+        self._station = Station(
+            self._place,
+            self._clock,
+            self.limits,
+            behind=self.behind,
+            died=self._died,
+            watch_here=self._catalog.watch,
+            network=self._network,
+        )
+        self._station.forwarder.here = self
+        self._station.reception = self._reception = Reception(self, self.actor_types)
+        return LiveHub(self, self._station.watches.watch)
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store, join the others and take calls. Raises StoreError and its kinds."""
+        await super().start()
+        self._station.start()
+        registry = self.store.registry
+        if registry is None:
+            self._station.be(SOLE_INCARNATION)
+            self.gained(range(SHARDS))
+            await self._listen()
+            return
+        await registry.open()
+        self._membership = Membership(
+            registry,
+            self,
+            self._clock,
+            name=self._station.name,
+            address=await self._listen(),
+            release=RELEASE,
+            lease_ttl_s=self.limits.lease_ttl_s,
+        )
+        await self._membership.start()
+
+    async def _listen(self) -> str:
+        try:
+            return await self._station.listen()
+        except OSError as error:
+            raise StoreError(f"{self._place.listen}: cannot listen there: {error}") from error
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Hand over what others can take, let running turns end, commit, and leave."""
+        end_s = self.now_s() + (self.limits.drain_s if drain_s is None else drain_s)
+        if self._membership is not None:
+            await self._membership.drain(end_s)
+            while not self._station.forwarder.is_idle and self.now_s() < end_s:
+                await self._clock.sleep(_LOOK_S)
+        await super().stop(max(end_s - self.now_s(), 0.0))
+        await self._station.close()
+        if self.store.registry is not None:
+            await self.store.registry.close()
+
+    def _broken(self, error: Exception) -> None:
+        if isinstance(error, FencedError) and self._membership is not None:
+            self._membership.fenced(error)
+        else:
+            super()._broken(error)
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
+        """Take one call: it runs here, waits for its shard to move, or goes to its owner."""
+        territory = self._territory
+        if territory.admits(key, turn):
+            super().submit(actor_type, key, turn)
+        elif territory.has(key):
+            territory.wait(actor_type, key, turn)
+        elif turn.is_delivery:
+            turn.fail(FencedError(f"{actor_type.name}/{key} lives in another process"))
+        elif isinstance(turn, RemoteTurn):
+            turn.turn_away(self.map_version)
+        else:
+            self._station.forwarder.submit(actor_type, key, turn)
+
+    async def _call_within(self, parent: Turn, key: str, turn: LocalTurn) -> bytes:
+        if self._territory.has(key):
+            return await super()._call_within(parent, key, turn)
+        held = [one.activation for one in parent.holders()]
+        turn.chain = [*parent.chain, *((one.actor_type.name, one.key) for one in reversed(held))]
+        self._station.forwarder.submit(turn.method.actor_type, key, turn)
+        return await turn.result(self._clock)
+
+    def activation(self, actor_type: ActorType, key: str) -> Activation:
+        """The actor in memory, loaded or loading; raises TransactionError if it lives elsewhere."""
+        if not self._territory.has(key):
+            raise TransactionError(f"{actor_type.name}/{key} lives in another process")
+        return super().activation(actor_type, key)
+
+    def take_back(self, actor_type: ActorType, key: str, turn: Turn, origin: Origin | None) -> None:
+        """Run a call here that was to run elsewhere; see `forwarder.Here`."""
+        turn.begin_anew()
+        if origin is None or turn.method.read or turn.request_id is not None:
+            self.submit(actor_type, key, turn)
+        else:
+            self.spawn(self._reception.run_once(actor_type, key, turn, origin))
+
+    def takes_again(self, turn: Turn, error: BaseException) -> bool:
+        """Send a turn that was fenced off to the new owner: it has had no effect."""
+        if not isinstance(error, FencedError) or not self._running:
+            return False
+        activation = turn.activation
+        turn.begin_anew()
+        self._station.forwarder.submit(activation.actor_type, activation.key, turn)
+        return True
+
+    # -- as the owner of shards ------------------------------------------------------------------
+
+    @property
+    def owned(self) -> AbstractSet[int]:  # type: ignore[override]
+        """The shards whose actors are its own."""
+        return self._territory.owned
+
+    @property
+    def lease_until_s(self) -> float:  # type: ignore[override]
+        """Until when nobody else can own these shards."""
+        return math.inf if self._membership is None else self._membership.lease_until_s
+
+    def has(self, key: str) -> bool:
+        """True if actors with this key live here."""
+        return self._territory.has(key)
+
+    async def close_shards(self, shards: AbstractSet[int]) -> AbstractSet[int]:
+        """Let the turns of these shards end, and take no more; see `membership.Owner`."""
+        closing = self._territory.only(shards)
+        self._territory.close(closing)
+        end_s = self.now_s() + _CLOSE_S
+        activations = self._catalog.within(closing)
+        while True:
+            activations = [one for one in activations if not _is_done(one)]
+            if not activations or self.now_s() >= end_s:
+                break
+            await self._clock.sleep(_LOOK_S)
+            activations += self._catalog.within({one.shard for one in activations})
+        busy = {one.shard for one in activations}
+        self._territory.open(busy)
+        return closing - busy
+
+    def reopen(self, shards: AbstractSet[int]) -> None:
+        """Take calls for these shards again."""
+        self._territory.open(shards)
+
+    def gained(self, shards: AbstractSet[int] | range) -> None:
+        """These shards are its own from now on."""
+        self._territory.open(shards)
+        self._outbox.gained()
+        self._scheduler.moved()
+
+    def lost(self, shards: AbstractSet[int]) -> None:
+        """These shards are another's from now on."""
+        self._throw_away(shards, FencedError("the actor has moved to another process"))
+
+    def lose_all(self, error: Exception) -> None:
+        """All shards are others' from now on."""
+        self._station.be(0)
+        self._throw_away(self._territory.owned, error)
+
+    def _throw_away(self, shards: AbstractSet[int], error: Exception) -> None:
+        self._territory.lose(shards)
+        self._outbox.lost(shards)
+        self._catalog.throw_away(self._catalog.within(shards), error)
+
+    def stand_on(self, incarnation: int) -> None:
+        """Commit, and answer others, in the name of this incarnation."""
+        self.store.stand_on(incarnation)
+        self._station.be(incarnation)
+
+    def map_changed(self, shard_map: ShardMap) -> None:
+        """There is a newer map."""
+        self._station.take_map(shard_map, tell=True)
+
+    def _died(self, incarnation: int) -> None:
+        if self._membership is not None:
+            self._membership.peer_died(incarnation)
+
+    # -- as the host of the reception ------------------------------------------------------------
+
+    @property
+    def map_version(self) -> int:
+        """Of the shard map that it goes by."""
+        return self._station.map.version
+
+    def behind(self, version: int) -> None:
+        """Another process knows this version of the map."""
+        if self._membership is not None:
+            self._membership.behind(version)
+
+    async def find_answers(self, origin: Origin) -> list[bytes]:
+        """What commits hold for a call."""
+        return await self.store.find_answers(*origin)
+
+    def watch_here(self, actor_type: ActorType, key: str, watcher: Watcher, *, on: bool) -> None:
+        """Tell `watcher` of every commit of this actor from now on; or stop."""
+        self._catalog.watch(actor_type, key, watcher, on=on)
+
+    def look_at(self, stream: Stream) -> None:
+        """There may be new messages in this stream."""
+        self._outbox.look_at(stream)
+
+    def post(self, streams: Sequence[Stream]) -> None:
+        """Tell others of messages for their actors."""
+        self._station.forwarder.post(streams)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of this process since it started."""
+        return {
+            **super().statistics(),
+            "shards": len(self.owned),
+            "calls_sent_again": self._station.forwarder.sent_again,
+            "calls_answered_again": self._reception.answered_again,
+        }
+
+
+def _is_done(activation: Activation) -> bool:
+    """True when nothing of it is under way; what relaxed turns changed is sent on its way."""
+    if activation.dead is not None:
+        return True
+    activation.flush()
+    return activation.is_idle
