@@ -135,17 +135,4 @@ class Single:
 
     def check(self) -> list[str]:
         """What is wrong in what the database has seen."""
-        return _one_chain(self.world)
-
-
-def _one_chain(world: World) -> list[str]:
-    """Versions of each actor rise by one, whoever writes them."""
-    versions: dict[tuple[str, str], int] = {}
-    wrong = []
-    for record in world.database.commits:
-        for write in record.batch.writes:
-            place = (write.actor_type, write.key)
-            if write.version != versions.get(place, 0) + 1:
-                wrong.append(f"{place} became version {write.version} at {record.at_s:.3f} s")
-            versions[place] = write.version
-    return wrong
+        return self.world.database.log.wrong

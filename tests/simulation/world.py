@@ -11,6 +11,7 @@ from perdure.base.errors import OutcomeUnknownError, UnreachableError
 from perdure.testing.linearizability import Operation
 from perdure.testing.simulation.database import SimulatedDatabase
 from perdure.testing.simulation.loop import SeededLoop
+from perdure.testing.simulation.network import SimulatedNetwork
 from perdure.testing.simulation.process import SimulatedProcess
 from perdure.testing.simulation.trace import Trace
 
@@ -26,6 +27,7 @@ class World:
         self.loop = SeededLoop(seed)
         self.random = self.loop.random
         self.trace = Trace(self.loop)
+        self.network = SimulatedNetwork(self.loop, self.trace)
         self.database = SimulatedDatabase(self.loop, self.trace)
         self.clients = SimulatedProcess(self.loop, "clients")
         self.doors: list[Door] = []

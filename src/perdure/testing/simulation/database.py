@@ -15,11 +15,15 @@ import msgspec
 
 from perdure.base.errors import OutcomeUnknownError, PerdureError, StoreError
 from perdure.base.ids import jittered
+from perdure.base.shards import shard_of
 from perdure.runtime.catalog import in_place
 from perdure.store.api import ActorSchema, Batch, Committed
 from perdure.store.memory import MemoryStore
+from perdure.store.memory_registry import MemoryRegistry
+from perdure.store.registry import NOBODY, fenced
+from perdure.testing.ownership import OwnershipLog
 from perdure.testing.simulation.loop import SeededLoop
-from perdure.testing.simulation.process import SimulatedProcess
+from perdure.testing.simulation.process import SimulatedClock, SimulatedProcess
 from perdure.testing.simulation.trace import Trace
 
 
@@ -31,15 +35,6 @@ class Weather(msgspec.Struct):
     lost_replies: float = 0.0  # what was asked for is done
     failed_commits: float = 0.0  # an error, and nothing was done
     is_down: bool = False
-
-
-class CommitRecord(msgspec.Struct):
-    """One commit as the database saw it: written down outside of what is tested."""
-
-    at_s: float
-    process: str
-    incarnation: int
-    batch: Batch
 
 
 class NoAnswerError(StoreError):
@@ -58,17 +53,20 @@ class _Commit:
 class SimulatedDatabase:
     """The shared server."""
 
-    def __init__(self, loop: SeededLoop, trace: Trace, store: MemoryStore | None = None) -> None:
+    def __init__(self, loop: SeededLoop, trace: Trace) -> None:
         self.process = SimulatedProcess(loop, "database")
-        self.store = store or MemoryStore()
+        self.store = MemoryStore()
+        self.registry = MemoryRegistry(SimulatedClock(self.process), self._has_session)
         self.weather = Weather()
-        self.commits: list[CommitRecord] = []
+        self.log = OwnershipLog()
+        self.commits = 0
         self.answer_within_s = 1.0  # then a request counts as lost
         self.resolve_within_s = 3.0  # then the outcome of a commit is unknown
         self._loop = loop
         self._trace = trace
         self._random = loop.random
         self._cut: dict[str, None] = {}  # hosts that do not reach it
+        self._sessions: list[SimulatedStore] = []
         self._orphans: list[SimulatedStore] = []  # their processes died out of its sight
 
     # -- faults ----------------------------------------------------------------------------------
@@ -93,7 +91,21 @@ class SimulatedDatabase:
         if self.is_cut(store.process):
             self._orphans.append(store)
         else:
-            self.process.call_after(self._random.uniform(0, 0.02), store.disconnect)
+            self.process.call_after(self._random.uniform(0, 0.02), self.disconnect, store)
+
+    def connect(self, store: "SimulatedStore") -> None:
+        """A process has come."""
+        self._sessions.append(store)
+        store.process.at_death(lambda: self.hang_up(store))
+
+    def disconnect(self, store: "SimulatedStore") -> None:
+        """The database has noticed that a process is gone."""
+        store.is_connected = False
+        if store in self._sessions:
+            self._sessions.remove(store)
+
+    def _has_session(self, incarnation: int) -> bool:
+        return any(store.incarnation == incarnation for store in self._sessions)
 
     # -- the way there and back ------------------------------------------------------------------
 
@@ -152,16 +164,35 @@ class SimulatedDatabase:
             commit.outcome = StoreError("the database has rolled it back")
             raise commit.outcome
         try:
+            if incarnation != NOBODY and self.registry.is_fenced(incarnation):
+                raise fenced(incarnation)
             commit.outcome = in_place(self.store.commit(commit.batch))
         except PerdureError as error:
             commit.outcome = error
             self._trace.note(f"database: {process} refused: {error}")
             raise
-        record = CommitRecord(self._loop.now_s, process.name, incarnation, commit.batch)
-        self.commits.append(record)
+        self.commits += 1
+        self._note(incarnation, commit.batch, commit.outcome)
         writes = " ".join(f"{one.key}@{one.version}" for one in commit.batch.writes)
         self._trace.note(f"database: {process} committed {writes}")
         return commit.outcome
+
+    def _note(self, incarnation: int, batch: Batch, committed: Committed) -> None:
+        """Write down outside of what is tested who has committed what, and who had the right."""
+        owners = self.registry._owners if incarnation != NOBODY else None
+        refused = {(one.actor_type, one.key) for one in committed.refused}
+        for write in batch.writes:
+            if (write.actor_type, write.key) in refused:
+                continue
+            entitled = incarnation if owners is None else owners[shard_of(write.key)]
+            version = None if write.state is None else write.version
+            self.log.committed(
+                self._loop.now_s, (write.actor_type, write.key), version, incarnation, entitled
+            )
+        for message in batch.taken:
+            entitled = incarnation if owners is None else owners[message.stream.shard]
+            place = (message.stream.receiver_type, message.stream.receiver_key)
+            self.log.took(self._loop.now_s, place, message.id, incarnation, entitled)
 
     def find_out(self, commit: _Commit) -> Committed | PerdureError | None:
         """What became of a commit; one that has not arrived never will."""
@@ -177,44 +208,40 @@ class SimulatedStore:
         reads_never_wait: True to read at once, without the network, as an embedded store does.
     """
 
-    registry = None
-
     def __init__(
         self,
         database: SimulatedDatabase,
         process: SimulatedProcess,
         *,
         reads_never_wait: bool = False,
+        is_shared: bool = False,
     ) -> None:
+        self.registry = SimulatedRegistry(self) if is_shared else None
         self.reads_never_wait = reads_never_wait
-        self._database = database
+        self.database = database
         self.process = process
         self.is_connected = True
-        process.at_death(lambda: database.hang_up(self))
-        self._incarnation = 0
+        database.connect(self)
+        self.incarnation = 0
         self._unresolved: _Commit | None = None  # nobody knows yet what became of it
 
     async def open(self, schemas: Iterable[ActorSchema]) -> None:
         known = list(schemas)
-        await self._ask(lambda: in_place(self._database.store.open(known)))
+        await self._ask(lambda: in_place(self.database.store.open(known)))
 
     async def close(self) -> None:
         """Let go of the connection."""
 
-    def disconnect(self) -> None:
-        """The database has noticed that the process is gone."""
-        self.is_connected = False
-
     def stand_on(self, incarnation: int) -> None:
-        self._incarnation = incarnation
+        self.incarnation = incarnation
 
     async def commit(self, batch: Batch) -> Committed:
         if self._unresolved is not None:
             await self._find_out_first()
         commit = _Commit(batch)
-        work = partial(self._database.apply, self.process, self._incarnation, commit)
+        work = partial(self.database.apply, self.process, self.incarnation, commit)
         try:
-            committed: Committed = await self._database.exchange(self, work)
+            committed: Committed = await self.database.exchange(self, work)
         except NoAnswerError:
             self._unresolved = commit
             return await self._resolve(commit)
@@ -222,11 +249,11 @@ class SimulatedStore:
 
     async def _resolve(self, commit: _Commit) -> Committed:
         loop = asyncio.get_running_loop()
-        end_s = loop.time() + self._database.resolve_within_s
-        work = partial(self._database.find_out, commit)
+        end_s = loop.time() + self.database.resolve_within_s
+        work = partial(self.database.find_out, commit)
         while True:
             try:
-                outcome = await self._database.exchange(self, work)
+                outcome = await self.database.exchange(self, work)
             except NoAnswerError:
                 if loop.time() >= end_s:
                     raise OutcomeUnknownError("nobody knows what became of the commit") from None
@@ -242,23 +269,41 @@ class SimulatedStore:
         """Before anything else is asked: what became of the last commit?"""
         commit = self._unresolved
         if commit is not None:
-            await self._database.exchange(self, partial(self._database.find_out, commit))
+            await self.database.exchange(self, partial(self.database.find_out, commit))
             if self._unresolved is commit:
                 self._unresolved = None
 
     async def _ask(self, work: Callable[[], Any]) -> Any:
         if self._unresolved is not None:
             await self._find_out_first()
-        return await self._database.exchange(self, work)
+        return await self.database.exchange(self, work)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         """Everything else is a question that the memory store answers at the other end."""
-        question = getattr(self._database.store, name)
+        question = getattr(self.database.store, name)
 
         async def ask(*args: Any, **named: Any) -> Any:
             if self.reads_never_wait and name in _READ_IN_PLACE:
                 return await question(*args, **named)
             return await self._ask(lambda: in_place(question(*args, **named)))
+
+        setattr(self, name, ask)
+        return ask
+
+
+class SimulatedRegistry:
+    """The registry as one process sees it, through its store's connection."""
+
+    def __init__(self, store: "SimulatedStore") -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """Every method is one exchange."""
+
+        async def ask(*args: Any, **named: Any) -> Any:
+            store = self._store
+            method = getattr(store.database.registry, name)
+            return await store.database.exchange(store, lambda: in_place(method(*args, **named)))
 
         setattr(self, name, ask)
         return ask
