@@ -16,11 +16,12 @@ import msgspec
 
 from perdure.base import ids
 from perdure.testing.simulation.loop import SimulationError
+from tests.simulation.cluster import Cluster
 from tests.simulation.single import Single
 from tests.simulation.workloads import WORKLOADS, Workload
 from tests.simulation.world import Client, World
 
-SCENARIOS: dict[str, Callable[[World], Any]] = {"single": Single}
+SCENARIOS: dict[str, Callable[[World], Any]] = {"single": Single, "cluster": Cluster}
 
 SAFETY_S = 12.0
 LIVENESS_S = 3.0
@@ -89,6 +90,7 @@ async def _main(world: World, scenario: Any) -> list[str]:
     wrong = await _tail(world, workloads)
     world.is_ending = True
     await asyncio.gather(*tasks)
+    await scenario.heal_all()
     wrong += await _final(world, workloads)
     if world.operations < OPERATIONS_MIN:
         wrong.append(f"only {world.operations} operations were answered")

@@ -66,7 +66,8 @@ class Single:
                 world.trace.note(f"{process} does not start: {error}")
                 await asyncio.sleep(0.1)
         world.trace.note(f"{process} is up")
-        world.doors = [Door(world, process, classes)]
+        door = Door(world, process, classes)
+        world.find_doors = lambda: [door]
 
     async def restart(self) -> None:
         """Kill the node and start the next life."""
@@ -132,6 +133,9 @@ class Single:
         self.world.database.process.thaw()
         assert self._process is not None
         self._process.thaw()
+
+    async def heal_all(self) -> None:
+        """Nothing is left to heal."""
 
     def check(self) -> list[str]:
         """What is wrong in what the database has seen."""

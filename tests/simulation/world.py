@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure import DeadlineError, PerdureError
 from perdure.base import ids
-from perdure.base.errors import OutcomeUnknownError, UnreachableError
+from perdure.base.errors import InterruptedCallError, OutcomeUnknownError, UnreachableError
 from perdure.testing.linearizability import Operation
 from perdure.testing.simulation.database import SimulatedDatabase
 from perdure.testing.simulation.loop import SeededLoop
@@ -15,7 +15,14 @@ from perdure.testing.simulation.network import SimulatedNetwork
 from perdure.testing.simulation.process import SimulatedProcess
 from perdure.testing.simulation.trace import Trace
 
-UNKNOWN = (DeadlineError, OutcomeUnknownError, UnreachableError, ConnectionResetError, TimeoutError)
+UNKNOWN = (
+    DeadlineError,
+    InterruptedCallError,
+    OutcomeUnknownError,
+    UnreachableError,
+    ConnectionResetError,
+    TimeoutError,
+)
 """After these nobody knows whether the call has had its effect; after others it has not."""
 
 
@@ -30,7 +37,7 @@ class World:
         self.network = SimulatedNetwork(self.loop, self.trace)
         self.database = SimulatedDatabase(self.loop, self.trace)
         self.clients = SimulatedProcess(self.loop, "clients")
-        self.doors: list[Door] = []
+        self.find_doors: Callable[[], list[Door]] = list  # where clients may knock just now
         self.operations = 0  # that were answered
         self.is_ending = False  # clients begin nothing any more
         self._ticks = 0
@@ -185,8 +192,5 @@ class Client:
             await asyncio.sleep(world.random.uniform(0.01, 0.2))
 
     def _door(self) -> Door:
-        doors = self.world.doors
+        doors = self.world.find_doors()
         return doors[int(self.world.random.random() * len(doors))]
-
-
-Checker = Callable[[], list[str]]
