@@ -8,6 +8,7 @@ they get lost, are refused, and arrive after their sender has died.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -177,6 +178,21 @@ class SimulatedDatabase:
         self._trace.note(f"database: {process} committed {writes}")
         return commit.outcome
 
+    def register(
+        self, store: "SimulatedStore", name: str, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
+        """Do one thing in the registry."""
+        before = self.registry._version
+        result = in_place(getattr(self.registry, name)(*args, **named))
+        if self.registry._version != before:
+            subject = args[0] if args else ""
+            owners = Counter(self.registry._owners)
+            self._trace.note(
+                f"registry: {store.process} as {store.incarnation}: {name}({subject})"
+                f" → version {self.registry._version}, shards of each {dict(sorted(owners.items()))}"
+            )
+        return result
+
     def _note(self, incarnation: int, batch: Batch, committed: Committed) -> None:
         """Write down outside of what is tested who has committed what, and who had the right."""
         owners = self.registry._owners if incarnation != NOBODY else None
@@ -236,10 +252,11 @@ class SimulatedStore:
         self.incarnation = incarnation
 
     async def commit(self, batch: Batch) -> Committed:
+        incarnation = self.incarnation  # as which it was made, whatever this process becomes
         if self._unresolved is not None:
             await self._find_out_first()
         commit = _Commit(batch)
-        work = partial(self.database.apply, self.process, self.incarnation, commit)
+        work = partial(self.database.apply, self.process, incarnation, commit)
         try:
             committed: Committed = await self.database.exchange(self, work)
         except NoAnswerError:
@@ -302,8 +319,8 @@ class SimulatedRegistry:
 
         async def ask(*args: Any, **named: Any) -> Any:
             store = self._store
-            method = getattr(store.database.registry, name)
-            return await store.database.exchange(store, lambda: in_place(method(*args, **named)))
+            work = partial(store.database.register, store, name, args, named)
+            return await store.database.exchange(store, work)
 
         setattr(self, name, ask)
         return ask
