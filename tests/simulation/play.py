@@ -8,6 +8,7 @@ looked at.
 import asyncio
 import gc
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,7 @@ class Outcome(msgspec.Struct):
     checksum: str
     history: str  # the last events
     virtual_s: float
+    cpu_s: float
     operations: int
     steps: int
     faults: Counter[str]
@@ -47,6 +49,7 @@ def play(seed: int, scenario: str = "single") -> Outcome:
     """Run one seed; never raises for what the code under test did."""
     logging.disable(logging.CRITICAL)
     gc.disable()  # what it would finalize, and when, must not depend on what ran before
+    begun_s = time.process_time()
     world = World(seed)
     wrong: list[str] = []
     try:
@@ -66,6 +69,7 @@ def play(seed: int, scenario: str = "single") -> Outcome:
         world.trace.checksum(),
         world.trace.tail(),
         world.loop.now_s,
+        time.process_time() - begun_s,
         world.operations,
         world.loop.steps,
         world.trace.faults,

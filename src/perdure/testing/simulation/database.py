@@ -314,8 +314,11 @@ class SimulatedRegistry:
     def __init__(self, store: "SimulatedStore") -> None:
         self._store = store
 
+    async def close(self) -> None:
+        """Memberships stay."""
+
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        """Every method is one exchange."""
+        """Every other method is one exchange."""
 
         async def ask(*args: Any, **named: Any) -> Any:
             store = self._store

@@ -238,5 +238,9 @@ def _note_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     if loop.is_over:
         return  # what the dying say does not count
     error = context.get("exception")
-    told = f"{context['message']}: {type(error).__name__}: {error}" if error else context["message"]
+    told = str(context["message"])
+    if isinstance(context.get("future"), asyncio.Task):
+        told += f" (of {context['future'].get_coro().__qualname__})"
+    if error is not None:
+        told += f": {type(error).__name__}: {error}"
     loop.failures.append(told)
