@@ -60,6 +60,11 @@ class FrameWriter:
         self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
         return end
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait."""
+        return len(self._waiting)
+
     def take(self) -> bytearray:
         """All that waits; it is the caller's from now on."""
         waiting, self._waiting = self._waiting, bytearray()

@@ -7,14 +7,16 @@ The server begins, with a nonce. The client answers with its hello, the server w
     server → client   proof, hello         proof over: "server", the server's nonce, both hellos
 
 A hello holds a nonce, the identity and the range of versions. Each message has two bytes of length
-before it. (Menezes et al., "Handbook of Applied Cryptography", 10.3.2: mutual challenge-response.)
+before it, and a hello may grow at its end: who is older ignores what it does not know. (Menezes et
+al., "Handbook of Applied Cryptography", 10.3: challenge and response, both ways.)
 
 Invariants:
-- Who has not proven the key sees 32 random digits and then the end, whatever it sends. That is why
-  the server does not say hello first, though it would save nothing to let it.
+- Who connects and has not proven the key sees 32 random digits and then the end, whatever it sends.
+  One of the two has to go first, and the client knows better whom it talks to: it dialled.
 - Nothing is decoded before its proof was checked.
-- A proof is good for one connection (both nonces are in what both prove, but that the client proves
-  its part first), for one role, and for exactly these identities and versions.
+- A proof is good for one connection, one role, and exactly the identity and the versions that its
+  sender told; the server's also for what the client told. So it cannot be replayed, reflected, or
+  used to make two ends agree on an older version than both speak.
 
 What it does not do: frames that follow are neither encrypted nor signed. Who can change packets on
 the way between two machines is kept out by TLS, not by this.
@@ -67,7 +69,13 @@ class Handshake:
     done when `peer` is set.
     """
 
-    def __init__(self, identity: Identity, key: bytes) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        key: bytes,
+        *,
+        versions: tuple[int, int] = (VERSION_MIN, VERSION),
+    ) -> None:
         if len(key) < KEY_BYTES_MIN:
             raise ValueError(
                 f"the cluster's key has {len(key)} bytes; at least {KEY_BYTES_MIN} random ones"
@@ -78,12 +86,13 @@ class Handshake:
         self.rest = b""  # what came behind the last message: frames
         self.error: HandshakeError | None = None
         self._key = key
-        self._hello = _encode(_Hello(new_id(), VERSION_MIN, VERSION, identity))
+        self._versions = versions
+        self._hello = _encode(_Hello(new_id(), *versions, identity))
         self._held = b""
 
     def begin(self) -> bytes:
         """What to send as soon as there is a connection."""
-        raise NotImplementedError
+        return b""
 
     def receive(self, data: bytes) -> bytes:
         """Take what came; returns what to send, if anything, even if there is an error."""
@@ -130,19 +139,20 @@ class Handshake:
         except (msgspec.DecodeError, UnicodeDecodeError):
             self._refuse("a hello that cannot be read")
             return
-        if other.version < VERSION_MIN or other.version_min > VERSION:
+        version_min, version = self._versions
+        if other.version < version_min or other.version_min > version:
             log.error(
                 "link refused: no common version",
                 extra={
                     "peer": other.identity.name,
                     "peer_release": other.identity.release,
                     "peer_versions": [other.version_min, other.version],
-                    "versions": [VERSION_MIN, VERSION],
+                    "versions": [version_min, version],
                 },
             )
             self._refuse("no version that both speak")
             return
-        self.version = min(VERSION, other.version)
+        self.version = min(version, other.version)
         self.peer = other.identity
 
     def _refuse(self, what: str) -> None:
@@ -153,12 +163,7 @@ class Handshake:
 class ClientHandshake(Handshake):
     """The end that dialled."""
 
-    def __init__(self, identity: Identity, key: bytes) -> None:
-        super().__init__(identity, key)
-        self._nonce: bytes | None = None
-
-    def begin(self) -> bytes:
-        return b""
+    _nonce: bytes | None = None  # the server's
 
     def _take(self, message: bytes) -> bytes:
         if self._nonce is None:
@@ -179,11 +184,10 @@ class ClientHandshake(Handshake):
 class ServerHandshake(Handshake):
     """The end that was dialled."""
 
-    def __init__(self, identity: Identity, key: bytes) -> None:
-        super().__init__(identity, key)
-        self._nonce = new_id().encode()
+    _nonce = b""  # its own
 
     def begin(self) -> bytes:
+        self._nonce = new_id().encode()
         return _framed(self._nonce)
 
     def _take(self, message: bytes) -> bytes:

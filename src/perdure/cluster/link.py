@@ -29,6 +29,7 @@ from perdure.cluster.handshake import ClientHandshake, Handshake, Identity, Serv
 
 log = logging.getLogger("perdure.cluster")
 
+_PASSES_MAX = 2
 _FLUSH_BYTES = 256 << 10  # more than this does not wait for the end of the pass
 
 
@@ -101,7 +102,7 @@ class Link(asyncio.Protocol):
             self._write()
         elif not self._is_flush_due:
             self._is_flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush, waiting_bytes, 0)
 
     def close(self, error: Exception | None = None) -> None:
         """Close. Without an error, what was sent before still leaves if the other end takes it
@@ -199,7 +200,12 @@ class Link(asyncio.Protocol):
 
     # --- sending
 
-    def _flush(self) -> None:
+    def _flush(self, waiting_bytes: int, passes: int) -> None:
+        """Write, unless the last pass of the event loop has brought more: then more may follow."""
+        waiting = self._writer.waiting_bytes
+        if waiting > waiting_bytes and passes < _PASSES_MAX:
+            self._loop.call_soon(self._flush, waiting, passes + 1)
+            return
         self._is_flush_due = False
         self._write()
 

@@ -51,6 +51,9 @@ pauses of a deploy longer, and spare moves only where several come at once, when
   a member behind that nobody is; it is at our address, so we know it to be dead, and say so.
 - *A late error*: a commit of our former life fails after we joined anew. We cannot know, so we fall
   once more: before joining anew we leave what we were.
+- *The database is set back* (a replica took over that had not got everything): an answer is older
+  than what we knew when we asked. That is a fall, too: what is in memory may be newer than the
+  store.
 - *Somebody mentions a newer map*: a hint to look, never a fact. What is ours we take from the
   registry only.
 """
@@ -202,13 +205,9 @@ class Membership:
 
     def fenced(self, error: Exception) -> None:
         """The database has refused a commit of this member, since it is none any more."""
-        standing = self._standing
-        if standing.incarnation == NOBODY:
-            return
-        log.error("fenced", extra={"incarnation": standing.incarnation, "error": str(error)})
-        self._former = standing.incarnation
-        standing.fall(error)
-        self._wake.set()
+        if self._standing.incarnation != NOBODY:
+            self._fall(error)
+            self._wake.set()
 
     # -- joining and renewing --------------------------------------------------------------------
 
@@ -220,6 +219,8 @@ class Membership:
             await self._wake.wait(pause_s)
             try:
                 if self._standing.incarnation == NOBODY:
+                    if self._standing.state == "draining":
+                        return  # it is about to leave anyway
                     await self._join()
                 await self._renew()
             except StoreError as error:
@@ -229,6 +230,11 @@ class Membership:
             else:
                 failures = 0
                 pause_s = self._pause_s()
+
+    def _fall(self, error: Exception) -> None:
+        self._former = self._standing.incarnation
+        log.error("fenced", extra={"incarnation": self._former, "error": str(error)})
+        self._standing.fall(error)
 
     async def _join(self) -> None:
         if self._former != NOBODY:
@@ -249,11 +255,11 @@ class Membership:
         )
         try:
             view = await answered(call, self._ttl_s)
+            standing.renewed(asked, view)
         except FencedError as error:
             if standing.incarnation == asked.incarnation:
-                self.fenced(error)
+                self._fall(error)
             raise
-        standing.renewed(asked, view)
         for member in view.members:
             if member.address == self._address and member.incarnation != standing.incarnation:
                 self._takeovers.seen_dead(member.incarnation)  # we are there, so it is not

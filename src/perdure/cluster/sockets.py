@@ -181,7 +181,7 @@ def _split(address: str) -> tuple[str, str]:
 
 def _host_and_port(address: str, place: str) -> tuple[str, int]:
     host, _, port = place.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) > 0xFFFF:
         raise ValueError(f"{address!r} is no address: write tcp:HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

@@ -3,9 +3,9 @@
 No waiting here and no database: views, losses and errors come in, and the node is told which shards
 became its own and which are so no longer. The rules behind it are written up in `membership`.
 
-Invariants: the version of the map never falls. A shard is held between `gained` and `lost` or
-`lose_all`, and only as long as this incarnation stands. What is being given away is neither gained
-nor lost until the registry has answered.
+Invariants: the version of the map never falls within one incarnation. A shard is held between
+`gained` and `lost` or `lose_all`, and only as long as this incarnation stands. What is being given
+away is neither gained nor lost until the registry has answered.
 """
 
 import math
@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from typing import Literal, NamedTuple, Protocol
 
 from perdure.base.clock import Clock
+from perdure.base.errors import FencedError
 from perdure.cluster.assignment import targets
 from perdure.cluster.shard_map import EMPTY, ShardMap
 from perdure.store.registry import NOBODY, Member, View
@@ -55,7 +56,7 @@ class Owner(Protocol):
         ...
 
     def map_changed(self, shard_map: ShardMap) -> None:
-        """There is a newer map."""
+        """There is another map: newer, unless the database was set back."""
         ...
 
 
@@ -65,6 +66,7 @@ class Asked(NamedTuple):
     incarnation: int
     sent_at_s: float
     sessions_lost: int
+    version: int  # of the map that was known then
 
 
 class Standing:
@@ -88,24 +90,30 @@ class Standing:
     # -- what happens ----------------------------------------------------------------------------
 
     def joined(self, incarnation: int) -> None:
-        """The registry has made this process a member."""
+        """The registry has made this process a member; the map that it knew goes with the fall."""
         self.incarnation = incarnation
-        if self.state == "fenced":
-            self.state = "joining"
+        self.state = "joining"
+        self.map = EMPTY
         self.owner.stand_on(incarnation)
 
     def asks(self) -> Asked:
         """A renewal is about to leave."""
-        return Asked(self.incarnation, self._clock.monotonic_s(), self._sessions_lost)
+        now_s = self._clock.monotonic_s()
+        return Asked(self.incarnation, now_s, self._sessions_lost, self.map.version)
 
     def renewed(self, asked: Asked, view: View) -> None:
         """The registry has answered a renewal.
 
         The lease is measured from its sending, since the database may have begun to count as early.
         A renewal that left before the session was lost says nothing about the session after it.
+
+        Raises FencedError when the answer is older than what the registry had said before: then
+        the database has been set back, and what this process has in memory may be newer.
         """
         if asked.incarnation != self.incarnation:
             return
+        if view.version < asked.version:
+            raise FencedError("the database has lost the newest of what it had: it was set back")
         if self.state == "joining":
             self.state = "active"
         if asked.sessions_lost == self._sessions_lost:
@@ -125,7 +133,7 @@ class Standing:
         before = self.map
         self.map = before.followed_by(view)
         self._settle()
-        if self.map.version > before.version:
+        if self.map.version != before.version:
             self.owner.map_changed(self.map)
         self._tell()
 
@@ -148,7 +156,8 @@ class Standing:
 
     def fall(self, error: Exception) -> None:
         """The fence is gone: nothing is ours any more, and nothing we know of it is true."""
-        self.state = "fenced"
+        if self.state != "draining":
+            self.state = "fenced"
         self._stand_down()
         self.owner.lose_all(error)
         self._tell()

