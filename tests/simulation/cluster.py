@@ -81,13 +81,12 @@ class Machine:
         starting = process.spawn(self.app.start())
         while process.is_alive and not starting.done():
             await asyncio.sleep(0.01)
-        if not process.is_alive:
-            return
-        if starting.exception() is not None:
+        failed = starting.done() and starting.exception() is not None
+        if process.is_alive and failed:
             world.trace.note(f"{process} does not start: {starting.exception()!r}")
             process.kill()
-            return
-        world.trace.note(f"{process} is up")
+        elif process.is_alive:
+            world.trace.note(f"{process} is up")
 
     def _broken(self, process: SimulatedProcess, error: Exception) -> None:
         self._cluster.world.trace.note(f"{process} gives up: {error}")
