@@ -260,6 +260,33 @@ class Cluster:
         for pair in cut:
             network.mend(*pair)
 
+    async def island(self) -> None:
+        """A node and a gateway see each other, and nobody else, nor the database."""
+        node, gateway = self._node().host, self.random.choice(GATEWAYS)
+        database, network = self.world.database, self.world.network
+        if self.random.random() < 0.5:
+            self.world.trace.fault("late answers of the database", node)
+            database.late_s[node] = self.random.uniform(0.1, 0.6) * self.ttl_s
+            await self.pause(self.ttl_s)
+            database.late_s.pop(node, None)
+        self.world.trace.fault("island", f"{node} {gateway}")
+        cut = [
+            pair
+            for one in (node, gateway)
+            for other in self.machines
+            if other not in (node, gateway)
+            for pair in ((one, other), (other, one))
+        ]
+        for pair in cut:
+            network.cut(*pair)
+        for host in (node, gateway):
+            database.cut(host)
+        await self.pause(self.ttl_s * self.random.uniform(0.8, 3.0))
+        for pair in cut:
+            network.mend(*pair)
+        for host in (node, gateway):
+            database.mend(host)
+
     async def slow_network(self) -> None:
         network = self.world.network
         self.world.trace.fault("slow network")
@@ -331,6 +358,7 @@ class Cluster:
         world.network.mend_all()
         world.database.weather = Weather()
         world.database.process.thaw()
+        world.database.late_s.clear()
         for machine in self.machines.values():
             machine.is_wanted = True
             world.network.put_up(machine.host)
@@ -375,6 +403,7 @@ _FAULTS: dict[str, Fault] = {
     "gateway": Cluster.kill_gateway,
     "cut": Cluster.cut_from_database,
     "partition": Cluster.partition,
+    "island": Cluster.island,
     "slow": Cluster.slow_network,
     "mangle": Cluster.mangle,
     "storm": Cluster.storm,

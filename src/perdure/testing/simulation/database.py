@@ -61,6 +61,7 @@ class SimulatedDatabase:
         self.weather = Weather()
         self.log = OwnershipLog()
         self.commits = 0
+        self.late_s: dict[str, float] = {}  # by host: how much later its answers come
         self.answer_within_s = 1.0  # then a request counts as lost
         self.resolve_within_s = 3.0  # then the outcome of a commit is unknown
         self._loop = loop
@@ -151,7 +152,8 @@ class SimulatedDatabase:
                 lost = True
         if lost:
             error = NoAnswerError("the database did not answer in time")
-        after_s = self.answer_within_s if lost else self._delay_s()
+        late_s = self._delay_s() + self.late_s.get(process.host, 0.0)
+        after_s = self.answer_within_s if lost else min(late_s, self.answer_within_s)
         process.call_after(after_s, _settle, answer, result, error)
 
     # -- commits ---------------------------------------------------------------------------------
