@@ -27,7 +27,7 @@ class Turn(msgspec.Struct, eq=False):
     is_lock: ClassVar[bool] = False  # it keeps the actor for a transaction
 
     method: "Method"
-    arguments: msgspec.Struct
+    arguments: Any  # a Struct; msgspec.Raw if it only passes through
     deadline_s: float  # monotonic
     caller: Caller | None = None
     parent: "Turn | None" = None

@@ -32,6 +32,8 @@ _LOOK_EVERY_S = 1.0
 class Gateway:
     """Sends the calls of one web process to where their actors are."""
 
+    passes_arguments_on = True  # as they came: their owner decodes, and checks, them anyway
+
     def __init__(
         self,
         actor_types: Sequence[ActorType],
@@ -56,7 +58,7 @@ class Gateway:
             network=network,
         )
         self.live = LiveHub(self, self._station.watches.watch)
-        self._look_now = asyncio.Event()
+        self._is_looking = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
         self._running = False
@@ -109,19 +111,23 @@ class Gateway:
     # -- the map ---------------------------------------------------------------------------------
 
     def _behind(self, version: int) -> None:
-        if version > self._station.map.version:
-            self._look_now.set()
+        if version > self._station.map.version and not self._is_looking:
+            self._is_looking = True
+            self.spawn(self._look_again())
 
     async def _keep_looking(self) -> None:
         while True:
-            self._clock.call_later(_LOOK_EVERY_S, self._look_now.set)
-            await self._look_now.wait()
-            self._look_now.clear()
-            with suppress(StoreError):  # the next look comes soon, and members tell of changes
-                await self._look()
+            await self._clock.sleep(_LOOK_EVERY_S)
+            await self._look_again()
+
+    async def _look_again(self) -> None:
+        with suppress(StoreError):  # the next look comes soon, and members tell of changes
+            await self._look()
+        self._is_looking = False
 
     async def _look(self) -> None:
-        assert self._registry is not None
+        if self._registry is None:
+            return
         known = self._station.map
         newer = known.followed_by(await self._registry.view(known.version))
         if newer.version > self._station.map.version:

@@ -60,6 +60,7 @@ class Node:
     activations."""
 
     lease_until_s = math.inf
+    passes_arguments_on = False
     owned: AbstractSet[int] | None = None  # the shards whose actors are its own; None: all
 
     def __init__(

@@ -134,7 +134,6 @@ class Outbox:
         self._under_way = 0
         self._knows_all_lines = False  # from here on each stream in the store has its line
         self._changes = 0  # of the shards that are its own
-        self._look_now = asyncio.Event()
         self._stopped = False
         self.delivered_total = 0
         self.dead_letters_total = 0
@@ -142,13 +141,8 @@ class Outbox:
     async def run(self) -> None:
         """Look into the store for messages, again and again."""
         while True:
-            try:
-                await self._look()
-            except StoreError as error:
-                log.warning("messages not read", extra={"error": str(error)})
-            self._clock.call_later(_LOOK_EVERY_S, self._look_now.set)
-            await self._look_now.wait()
-            self._look_now.clear()
+            await self._look()
+            await self._clock.sleep(_LOOK_EVERY_S)
 
     def stop(self) -> None:
         """Begin no delivery any more; what is left stays in the store."""
@@ -156,7 +150,11 @@ class Outbox:
 
     async def _look(self) -> None:
         changes, owned = self._changes, self._courier.owned
-        streams = await self._store.streams(_LINES_READ, owned)
+        try:
+            streams = await self._store.streams(_LINES_READ, owned)
+        except StoreError as error:
+            log.warning("messages not read", extra={"error": str(error)})
+            return
         if changes != self._changes:
             return  # shards came or went meanwhile
         for stream, due_at_ms in streams:
@@ -169,7 +167,7 @@ class Outbox:
         """There are shards whose messages this process has not seen: look for them now."""
         self._changes += 1
         self._knows_all_lines = False
-        self._look_now.set()
+        self._courier.spawn(self._look())
 
     def lost(self, shards: Container[int]) -> None:
         """Forget the lines of shards that another owns now."""

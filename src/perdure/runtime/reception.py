@@ -79,16 +79,12 @@ class Host(Protocol):
         """Of the shard map that it goes by."""
         ...
 
-    def has(self, key: str) -> bool:
-        """True if actors with this key live here."""
-        ...
-
     def now_s(self) -> float:
         """Monotonic seconds."""
         ...
 
     def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
-        """Take one call."""
+        """Take one call; `RemoteTurn.turn_away` if its actor is another's."""
         ...
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -134,9 +130,6 @@ class Reception:
         host = self._host
         if call.map_version > host.map_version:
             host.behind(call.map_version)
-        if not host.has(call.key):
-            link.send(NotMine(call.id, host.map_version))
-            return
         assert link.peer is not None
         origin = (link.peer.process, call.id)
         try:

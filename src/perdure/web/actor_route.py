@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote
 
+import msgspec
 from starlette.requests import HTTPConnection
 
 from perdure.actor.methods import ActorType, Method
@@ -148,7 +149,7 @@ class ActorRoutes:
     ) -> None:
         turn = HttpTurn(
             method,
-            _arguments(method, exchange),
+            self._arguments(method, exchange),
             deadline_s=self._node.now_s() + self._node.limits.call_timeout_s,
             caller=caller,
             request_id=request_id,
@@ -156,6 +157,17 @@ class ActorRoutes:
             node=self._node,
         )
         self._node.submit(method.actor_type, key, turn)
+
+    def _arguments(self, method: Method, exchange: "Exchange") -> Any:
+        if exchange.method == b"POST":
+            if self._node.passes_arguments_on:
+                return msgspec.Raw(exchange.body or b"{}")
+            return method.arguments_from_json(exchange.body)
+        if method.read and exchange.method in {b"GET", b"HEAD"}:
+            pairs = parse_qsl(exchange.query.decode(errors="replace"), keep_blank_values=True)
+            return method.arguments_from_text(dict(pairs))
+        allowed = "GET, HEAD, POST" if method.read else "POST"
+        raise MethodNotAllowedError(f"{method} answers {allowed}", allowed)
 
     # -- live views ------------------------------------------------------------------------------
 
@@ -243,16 +255,6 @@ def _connection_of(exchange: "Exchange") -> HTTPConnection:
             "client": exchange.client,
         }
     )
-
-
-def _arguments(method: Method, exchange: "Exchange") -> Any:
-    if exchange.method == b"POST":
-        return method.arguments_from_json(exchange.body)
-    if method.read and exchange.method in {b"GET", b"HEAD"}:
-        pairs = parse_qsl(exchange.query.decode(errors="replace"), keep_blank_values=True)
-        return method.arguments_from_text(dict(pairs))
-    allowed = "GET, HEAD, POST" if method.read else "POST"
-    raise MethodNotAllowedError(f"{method} answers {allowed}", allowed)
 
 
 def _refuse_cross_site(exchange: "Exchange") -> None:

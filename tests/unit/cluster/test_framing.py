@@ -12,7 +12,7 @@ from perdure.cluster.frames import Answer, Call, Changed, Frame, Map, Ping
 from perdure.cluster.framing import HEADER, FrameReader, FrameWriter
 
 FRAMES: list[Frame] = [
-    Call(1, 29.5, "Cart", "anna", "add", b'{"sku":"apple"}', hops=1, origin=("gateway", 4)),
+    Call(1, 29.5, "Cart", "anna", "add", b'{"sku":"apple"}', is_again=True, root=("gateway", 4)),
     Answer(1, b"x" * 300),
     Ping(),
     Changed("Cart", "anna"),

@@ -1,0 +1,148 @@
+"""The registry in PostgreSQL: see `postgres_registry_tables` for how it stays right.
+
+It has two sessions, made when they are needed: one for renewals and looking around, which wait for
+nobody, and one for changes, which may wait for each other and for commits. No answer is waited for
+longer than a deadline. Whether a change whose answer was lost has been made, the next view tells.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import asyncpg
+
+from perdure.base.codec import decoder
+from perdure.base.errors import StoreError
+from perdure.store.postgres_link import LostError, Server, Session
+from perdure.store.postgres_registry_tables import (
+    CREATE,
+    IS_THERE,
+    LOCK_SCHEMA,
+    LOCK_WAIT_S,
+    RENEW,
+    VIEW,
+)
+from perdure.store.registry import Member, View, fenced
+
+LOOK_S = 3.0  # the longest a renewal or a look may take
+CHANGE_S = 3 * LOCK_WAIT_S  # the same for changes, with what they may wait for in the server
+_UNKNOWN = 0  # a version that never was
+
+_members = decoder(list[Member])
+
+
+class PostgresRegistry:
+    """A `Registry` in the database of a store."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def open(self) -> None:
+        self._looks = _Lane(self._server, LOOK_S)
+        self._changes = _Lane(self._server, CHANGE_S)
+        await self._changes.create_tables()
+
+    async def close(self) -> None:
+        self._looks.close()
+        self._changes.close()
+
+    async def join(self, name: str, address: str, release: str, lease_ttl_s: float) -> int:
+        sql = "SELECT perdure_join($1, $2, $3, $4)"
+        [[incarnation]] = await self._changes.run(sql, name, address, release, lease_ttl_s)
+        assert isinstance(incarnation, int)
+        return incarnation
+
+    async def renew(
+        self,
+        incarnation: int,
+        lease_ttl_s: float,
+        state: Literal["active", "draining"],
+        known_version: int,
+    ) -> View:
+        arguments = (known_version, incarnation, state, lease_ttl_s)
+        [row] = await self._looks.run(RENEW, *arguments)
+        if row[3]:
+            return _view(row)
+        sql = "SELECT perdure_set_state($1, $2, $3)"  # it has another state, or is no member
+        if not await self._is_true(sql, incarnation, state, lease_ttl_s):
+            raise fenced(incarnation)
+        return await self.view(known_version)
+
+    async def view(self, known_version: int) -> View:
+        [row] = await self._looks.run(VIEW, known_version)
+        return _view(row)
+
+    async def take_over(
+        self, victim: int, heirs: Mapping[int, int], *, seen_dead: bool
+    ) -> View | None:
+        sql = "SELECT perdure_take_over($1, $2, $3, $4)"
+        if not await self._is_true(sql, victim, seen_dead, list(heirs), list(heirs.values())):
+            return None
+        return await self.view(_UNKNOWN)
+
+    async def hand_over(self, incarnation: int, heirs: Mapping[int, int]) -> View:
+        sql = "SELECT perdure_hand_over($1, $2, $3)"
+        if not await self._is_true(sql, incarnation, list(heirs), list(heirs.values())):
+            raise fenced(incarnation)
+        return await self.view(_UNKNOWN)
+
+    async def leave(self, incarnation: int) -> None:
+        await self._changes.run("SELECT perdure_leave($1)", incarnation)
+
+    async def _is_true(self, sql: str, *arguments: Any) -> bool:
+        [[answer]] = await self._changes.run(sql, *arguments)
+        return bool(answer)
+
+
+def _view(row: Any) -> View:
+    version, members, owners, _ = row
+    return View(version, _members.decode(members), owners)
+
+
+class _Lane:
+    """One session for one statement at a time. Every method may raise StoreError."""
+
+    def __init__(self, server: Server, answer_s: float) -> None:
+        self._server = server
+        self._answer_s = answer_s
+        self._session: Session | None = None
+        self._turn = asyncio.Lock()
+
+    def close(self) -> None:
+        """Cut the connection."""
+        if self._session is not None:
+            self._session.drop()
+            self._session = None
+
+    async def run(self, sql: str, *arguments: Any) -> Sequence[Any]:
+        """The rows of one statement."""
+        try:
+            async with asyncio.timeout(self._answer_s), self._turn:
+                session = await self._usable()
+                return await session.run(sql, arguments, self._answer_s)
+        except TimeoutError as error:
+            raise StoreError(
+                f"{self._server.label} did not answer within {self._answer_s:g} s"
+            ) from error
+        except (LostError, asyncpg.PostgresError) as error:
+            raise self._server.error(error) from error
+
+    async def create_tables(self) -> None:
+        """Make the registry's tables and functions if they are not there."""
+        try:
+            async with asyncio.timeout(self._answer_s), self._turn:
+                session = await self._usable()
+                async with session.transaction(self._answer_s):
+                    await session.execute(LOCK_SCHEMA, self._answer_s)
+                    [[is_there]] = await session.step(IS_THERE, (), self._answer_s)
+                    if not is_there:
+                        await session.execute(CREATE, self._answer_s)
+        except TimeoutError as error:
+            raise StoreError(f"{self._server.label}: the tables are not there in time") from error
+        except (LostError, asyncpg.PostgresError) as error:
+            raise self._server.error(error) from error
+
+    async def _usable(self) -> Session:
+        if self._session is None or not self._session.is_usable:
+            self._session = await self._server.connect(self._answer_s)
+        return self._session

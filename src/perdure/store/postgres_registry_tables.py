@@ -1,0 +1,173 @@
+"""The registry's tables in PostgreSQL, and the functions that change them.
+
+    perdure_cluster     one row: the version of who is there and who owns what
+    perdure_member      one row per member, with its lease
+    perdure_shard       4,096 rows, each with its owner; `epoch` says how often that changed
+    perdure_fence       what each member's commits change: see `postgres_chain`
+
+Every change is one call of a function, and so one round trip: a process that freezes or loses its
+network amid a transaction of several would keep its locks, and the others would wait for it. (One
+statement of many parts is no way either: all its parts see what was there when it began, before it
+waited for its first lock. Statements of a function see what the one before has waited for.)
+
+All functions lock the row of `perdure_cluster` first. So they never run at the same time, and no
+two of them can wait for each other; what one sees nobody changes, but for leases: renewals lock
+nothing but their own member's row, and commits nothing of these tables but their own fence. A
+function waits for a lock for `LOCK_WAIT_S` at most, then nothing of it is done.
+
+A function whose meaning changes gets a new name, since the release before runs beside this one.
+"""
+
+from perdure.base.shards import SHARDS
+from perdure.store.postgres_tables import FENCE, LOCK
+
+LOCK_WAIT_S = 2.0
+
+_TABLES = f"""
+{FENCE};
+CREATE TABLE perdure_member (
+    incarnation bigint PRIMARY KEY,
+    name text NOT NULL, address text NOT NULL, release text NOT NULL, state text NOT NULL,
+    lease_until timestamptz NOT NULL, joined_at timestamptz NOT NULL
+) WITH (fillfactor = 20);
+CREATE SEQUENCE perdure_incarnation;
+CREATE TABLE perdure_shard (
+    shard smallint PRIMARY KEY, owner bigint NOT NULL, epoch bigint NOT NULL
+) WITH (fillfactor = 40);
+INSERT INTO perdure_shard SELECT number, 0, 0 FROM generate_series(0, {SHARDS - 1}) AS number;
+CREATE TABLE perdure_cluster (version bigint NOT NULL);
+INSERT INTO perdure_cluster VALUES (1);
+"""
+
+_JOIN = """
+CREATE FUNCTION perdure_join(
+    its_name text, its_address text, its_release text, lease_ttl double precision
+) RETURNS bigint {attributes} AS $$
+DECLARE
+    given bigint := nextval('perdure_incarnation');
+BEGIN
+    UPDATE perdure_cluster SET version = version + 1;
+    INSERT INTO perdure_fence (incarnation, commit_number) VALUES (given, 0);
+    INSERT INTO perdure_member VALUES (
+        given, its_name, its_address, its_release, 'active',
+        clock_timestamp() + make_interval(secs => lease_ttl), clock_timestamp()
+    );
+    RETURN given;
+END $$;
+"""
+
+_SET_STATE = """
+CREATE FUNCTION perdure_set_state(member bigint, its_state text, lease_ttl double precision)
+RETURNS boolean {attributes} AS $$
+BEGIN
+    PERFORM 1 FROM perdure_cluster FOR UPDATE;
+    UPDATE perdure_member
+        SET state = its_state, lease_until = clock_timestamp() + make_interval(secs => lease_ttl)
+        WHERE incarnation = member;
+    IF NOT FOUND THEN RETURN false; END IF;
+    UPDATE perdure_cluster SET version = version + 1;
+    RETURN true;
+END $$;
+"""
+
+_GIVE = """
+CREATE FUNCTION perdure_give(giver bigint, shards smallint[], heirs bigint[])
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE perdure_shard SET owner = given.heir, epoch = epoch + 1
+        FROM unnest(shards, heirs) AS given(shard, heir)
+        JOIN perdure_member ON perdure_member.incarnation = given.heir
+        WHERE perdure_shard.shard = given.shard AND perdure_shard.owner = giver
+        AND given.heir <> giver;
+    IF NOT FOUND THEN RETURN false; END IF;
+    UPDATE perdure_cluster SET version = version + 1;
+    RETURN true;
+END $$;
+"""
+
+_REMOVE = """
+CREATE FUNCTION perdure_remove(member bigint, shards smallint[], heirs bigint[])
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM perdure_fence WHERE incarnation = member;  -- waits for a commit under way
+    DELETE FROM perdure_member WHERE incarnation = member;
+    IF NOT FOUND THEN RETURN false; END IF;
+    PERFORM perdure_give(member, shards, heirs);
+    UPDATE perdure_shard SET owner = 0, epoch = epoch + 1 WHERE owner = member;
+    UPDATE perdure_cluster SET version = version + 1;
+    RETURN true;
+END $$;
+"""
+
+_TAKE_OVER = """
+CREATE FUNCTION perdure_take_over(
+    victim bigint, seen_dead boolean, shards smallint[], heirs bigint[]
+) RETURNS boolean {attributes} AS $$
+BEGIN
+    PERFORM 1 FROM perdure_cluster FOR UPDATE;
+    IF victim = 0 THEN RETURN perdure_give(0, shards, heirs); END IF;
+    PERFORM 1 FROM perdure_member WHERE incarnation = victim AND (
+        lease_until < clock_timestamp() OR seen_dead AND NOT EXISTS (
+            SELECT FROM pg_stat_activity
+            WHERE application_name = 'perdure:' || victim AND datname = current_database()
+        )
+    ) FOR UPDATE;  -- waits for a renewal under way, and then looks again
+    IF NOT FOUND THEN RETURN false; END IF;
+    RETURN perdure_remove(victim, shards, heirs);
+END $$;
+"""
+
+_HAND_OVER = """
+CREATE FUNCTION perdure_hand_over(member bigint, shards smallint[], heirs bigint[])
+RETURNS boolean {attributes} AS $$
+BEGIN
+    PERFORM 1 FROM perdure_cluster FOR UPDATE;
+    PERFORM 1 FROM perdure_member WHERE incarnation = member;
+    IF NOT FOUND THEN RETURN false; END IF;
+    PERFORM perdure_give(member, shards, heirs);
+    RETURN true;
+END $$;
+"""
+
+_LEAVE = """
+CREATE FUNCTION perdure_leave(member bigint) RETURNS boolean {attributes} AS $$
+BEGIN
+    PERFORM 1 FROM perdure_cluster FOR UPDATE;
+    RETURN perdure_remove(member, '{}', '{}');
+END $$;
+"""
+
+_ATTRIBUTES = f"LANGUAGE plpgsql SET lock_timeout = {int(LOCK_WAIT_S * 1000)}"
+
+LOCK_SCHEMA = f"SELECT pg_advisory_xact_lock({LOCK})"
+
+IS_THERE = "SELECT to_regclass('perdure_cluster') IS NOT NULL"
+
+CREATE = _TABLES + "".join(
+    part.replace("{attributes}", _ATTRIBUTES)
+    for part in (_JOIN, _SET_STATE, _GIVE, _REMOVE, _TAKE_OVER, _HAND_OVER, _LEAVE)
+)
+
+# -- looking around ------------------------------------------------------------------------------
+
+_VIEW = """
+SELECT version, (
+    SELECT coalesce(json_agg(json_build_object(
+        'incarnation', incarnation, 'name', name, 'address', address, 'release', release,
+        'state', state, 'lease_left_ms', floor(1000 * extract(epoch FROM
+            coalesce(renewed.until, lease_until) - clock_timestamp()))::bigint
+    ) ORDER BY incarnation), '[]')::text FROM perdure_member LEFT JOIN renewed USING (incarnation)
+), CASE WHEN version <> $1 THEN (SELECT array_agg(owner ORDER BY shard) FROM perdure_shard) END,
+(SELECT count(*) FROM renewed)
+FROM perdure_cluster
+"""
+
+VIEW = f"WITH renewed AS (SELECT 0::bigint AS incarnation, now() AS until LIMIT 0) {_VIEW}"
+
+# All of it sees one moment, in which whoever is renewed here is a member. Locks its own row only.
+RENEW = f"""
+WITH renewed AS (
+    UPDATE perdure_member SET lease_until = clock_timestamp() + make_interval(secs => $4)
+    WHERE incarnation = $2 AND state = $3 RETURNING incarnation, lease_until AS until
+) {_VIEW}
+"""
