@@ -18,7 +18,7 @@ class Poor(DomainError):
 
 
 @cache
-def classes_of(process: str) -> SimpleNamespace:
+def classes_of(process: str) -> SimpleNamespace:  # noqa: C901  # methods count as branches
     """The classes that the process of this name runs, life after life."""
     wall_ms: list[Callable[[], int]] = []
 
@@ -108,6 +108,4 @@ def classes_of(process: str) -> SimpleNamespace:
     def tell_time(clock: Callable[[], int]) -> None:
         wall_ms[:] = [clock]
 
-    return SimpleNamespace(
-        **{one.__name__: one for one in made}, all=made, tell_time=tell_time
-    )
+    return SimpleNamespace(**{one.__name__: one for one in made}, all=made, tell_time=tell_time)

@@ -8,7 +8,11 @@ others. The core has to answer. At the end everything is healed.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
+
+from tests.simulation.actors import classes_of
+from tests.simulation.world import Door, World
 
 from perdure.actor.methods import actor_type_of
 from perdure.base.limits import Limits
@@ -17,8 +21,6 @@ from perdure.runtime.gateway import Gateway
 from perdure.runtime.place import Place
 from perdure.testing.simulation.database import SimulatedStore, Weather
 from perdure.testing.simulation.process import SimulatedClock, SimulatedProcess
-from tests.simulation.actors import classes_of
-from tests.simulation.world import Door, World
 
 KEY = b"a key that all processes of the simulation share"
 NODES = ("n1", "n2", "n3")
@@ -68,13 +70,23 @@ class Machine:
         if self.is_node:
             place = Place("state", process.name, KEY, listen=f"tcp:{self.host}:1")
             self.app = ClusterNode(
-                types, store, place, limits=cluster.limits, clock=clock, network=network,  # type: ignore[arg-type]
+                types,
+                store,
+                place,
+                limits=cluster.limits,
+                clock=clock,
+                network=network,  # type: ignore[arg-type]
                 on_broken=lambda error: world.clients.call_soon(self._broken, process, error),
             )
         else:
             place = Place("web", process.name, KEY)
             self.app = Gateway(
-                types, store.registry, place, limits=cluster.limits, clock=clock, network=network  # type: ignore[arg-type]
+                types,
+                store.registry,
+                place,
+                limits=cluster.limits,
+                clock=clock,
+                network=network,  # type: ignore[arg-type]
             )
         self.door = Door(world, process, classes)
         world.trace.note(f"{process} starts")
@@ -164,10 +176,8 @@ class Cluster:
 
     async def pause(self, seconds: float) -> None:
         """Wait that long, or until everything is to be healed."""
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._healing.wait(), seconds)
-        except TimeoutError:
-            pass
 
     # -- faults ----------------------------------------------------------------------------------
 
@@ -176,8 +186,10 @@ class Cluster:
 
     def _short_or_long_s(self) -> float:
         """Around the length of a lease, shorter or longer."""
-        return self.ttl_s * self.random.choice((0.2, 0.6, 1.0, 1.5, 3.0)) * self.random.uniform(
-            0.8, 1.2
+        return (
+            self.ttl_s
+            * self.random.choice((0.2, 0.6, 1.0, 1.5, 3.0))
+            * self.random.uniform(0.8, 1.2)
         )
 
     async def kill_node(self) -> None:

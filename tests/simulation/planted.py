@@ -1,7 +1,7 @@
 """Bugs on purpose, for the simulator to find: each is one small change to the source.
 
-`python -m tests.simulation.planted` plants them one by one, and prints how many seeds it took to see
-each. `--only TEXT` chooses those whose name holds it.
+`python -m tests.simulation.planted` plants them one by one, and prints how many seeds it took to
+see each. `--only TEXT` chooses those whose name holds it.
 """
 
 import argparse
@@ -175,7 +175,14 @@ def plant(bug: Planted, source: Path, directory: Path) -> Path:
 def hunt(bug: Planted, *, source: Path = ROOT / "src", seeds: int = SEEDS_MAX) -> tuple[int, str]:
     """How many seeds it takes to see the bug, 0 if it is not seen; and what was seen."""
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "-m", "tests.simulation.run", "--until-failure", "--history", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.simulation.run",
+            "--until-failure",
+            "--history",
+            "0",
+        ]
         command += ["--seeds", str(seeds), "--scenario", bug.scenario]
         path = f"{plant(bug, source, Path(directory))}:{ROOT}"
         environment = {**os.environ, "PYTHONPATH": path}

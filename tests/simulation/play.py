@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-
-from perdure.base import ids
-from perdure.testing.simulation.loop import SimulationError
 from tests.simulation.cluster import Cluster
 from tests.simulation.single import Single
 from tests.simulation.workloads import WORKLOADS, Workload
 from tests.simulation.world import Client, World
+
+from perdure.base import ids
+from perdure.testing.simulation.loop import SimulationError
 
 SCENARIOS: dict[str, Callable[[World], Any]] = {"single": Single, "cluster": Cluster}
 

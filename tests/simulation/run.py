@@ -42,7 +42,10 @@ def main() -> int:
                 _tell(outcome, history=asked.history if failed == 1 else 0)
                 if asked.until_failure:
                     break
-    print(f"{seeds} seeds, {failed} failed; {virtual_s:,.0f} s simulated in {cpu_s:,.0f} s of CPU", end="")
+    print(
+        f"{seeds} seeds, {failed} failed; {virtual_s:,.0f} s simulated in {cpu_s:,.0f} s of CPU",
+        end="",
+    )
     print(f" ({virtual_s / cpu_s:,.0f} times real time on one core)")
     print(", ".join(f"{count:,} {what}" for what, count in sorted(total.items())))
     return min(failed, 1)

@@ -6,13 +6,14 @@ crashes at any moment.
 
 import asyncio
 
+from tests.simulation.actors import classes_of
+from tests.simulation.world import Door, World
+
 from perdure import Limits
 from perdure.actor.methods import actor_type_of
 from perdure.runtime.node import Node
 from perdure.testing.simulation.database import SimulatedStore, Weather
 from perdure.testing.simulation.process import SimulatedClock, SimulatedProcess
-from tests.simulation.actors import classes_of
-from tests.simulation.world import Door, World
 
 LIMITS = Limits(
     call_timeout_s=5.0,
@@ -71,7 +72,8 @@ class Single:
 
     async def restart(self) -> None:
         """Kill the node and start the next life."""
-        assert self._process is not None and self._store is not None
+        assert self._process is not None
+        assert self._store is not None
         self.world.trace.fault("kill", self._process.name)
         self._process.kill()
         while self._store.is_connected:

@@ -8,12 +8,14 @@ knows has happened once, or not at all.
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Any
+
+from tests.simulation.world import UNKNOWN, Client, World
 
 from perdure import PerdureError
 from perdure.testing import linearizability as linear
 from perdure.testing.linearizability import Operation
-from tests.simulation.world import UNKNOWN, Client, World
 
 _ERRORS = (PerdureError, OSError, TimeoutError)
 
@@ -32,10 +34,8 @@ class Workload:
     async def run(self, caller: Client) -> None:
         """Make calls until the world is told to come to its end."""
         while not self.world.is_ending:
-            try:
+            with suppress(*_ERRORS):  # the history knows of them
                 await self.step(caller)
-            except _ERRORS:
-                pass  # the history knows
             await asyncio.sleep(self.random.expovariate(1.0) * 0.05)
 
     async def step(self, caller: Client) -> None:
@@ -51,9 +51,7 @@ class Workload:
         raise NotImplementedError
 
 
-def _check_each(
-    histories: dict[str, list[Operation]], model: linear.Model, what: str
-) -> list[str]:
+def _check_each(histories: dict[str, list[Operation]], model: linear.Model, what: str) -> list[str]:
     wrong = []
     for key, history in histories.items():
         if linear.check(history, model) == "violated":
@@ -238,8 +236,11 @@ class Alarms(Workload):
                 if self.set.get(name, self.maybe.get(name)) != key:
                     wrong.append(f"timer {name} of {key} fired, but it was never set")
         wrong += [f"timer {name} fired {count} times" for name, count in times.items() if count > 1]
-        wrong += [f"timer {name} of {key} never fired" for name, key in self.set.items()
-                  if not times[name]]
+        wrong += [
+            f"timer {name} of {key} never fired"
+            for name, key in self.set.items()
+            if not times[name]
+        ]
         return wrong
 
 

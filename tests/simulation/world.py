@@ -96,9 +96,7 @@ class Door:
             error = raised
         self._answer(answer, result, error)
 
-    def _answer(
-        self, answer: "asyncio.Future[Any]", result: Any, error: Exception | None
-    ) -> None:
+    def _answer(self, answer: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
         self._open.pop(answer, None)
         self._world.clients.call_after(self._world.delay_s(), _settle, answer, result, error)
 
@@ -186,7 +184,7 @@ class Client:
                 is_final = isinstance(error, PerdureError) and error.status < 500
                 is_final &= getattr(error, "kind", "") != "request-running"
                 if request_id is None or is_final or world.loop.time() >= end_s:
-                    raise unknown or error
+                    raise unknown or error from None
                 if isinstance(error, UNKNOWN):
                     unknown = error
             await asyncio.sleep(world.random.uniform(0.01, 0.2))

@@ -36,14 +36,11 @@ class Operation(msgspec.Struct):
 
 
 class Model(Protocol):
-    """What the object should do, one operation at a time. States are never changed, but made anew.
-    """
+    """What the object should do. A state is never changed, but made anew."""
 
     initial: Hashable
 
-    def step(
-        self, state: Hashable, kind: str, argument: Any
-    ) -> tuple[Hashable, Any]:
+    def step(self, state: Hashable, kind: str, argument: Any) -> tuple[Hashable, Any]:
         """The state after the operation, and the right answer."""
         ...
 
@@ -84,9 +81,7 @@ class AppendList:
         return (*state, argument), len(state) + 1
 
 
-def check(
-    history: Sequence[Operation], model: Model, *, states_max: int = _STATES_MAX
-) -> Verdict:
+def check(history: Sequence[Operation], model: Model, *, states_max: int = _STATES_MAX) -> Verdict:
     """Whether a history of one object is linearizable.
 
     Operations that surely had no effect are to be left out by the caller. `gave up`: more than

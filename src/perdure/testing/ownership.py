@@ -1,4 +1,4 @@
-"""The ownership log: who has committed what, written down where nothing that is tested can reach it.
+"""The ownership log: who has committed what, written down out of reach of what is tested.
 
 It holds two things against every commit. The versions of an actor are one chain: each rises by one,
 so no commit rests on another that it does not know. And who commits is who has the right to, as the

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from perdure.testing.linearizability import (
     AppendList,
     Counter,

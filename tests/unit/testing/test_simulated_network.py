@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+
 from perdure.cluster.framing import HEADER
 from perdure.testing.simulation.loop import SeededLoop
 from perdure.testing.simulation.mangler import Mangler

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+
 from perdure.base import ids
 from perdure.testing.simulation.loop import SeededLoop, SimulationError
 from perdure.testing.simulation.process import SimulatedClock, SimulatedProcess

@@ -7,8 +7,8 @@ they get lost, are refused, and arrive after their sender has died.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
 from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -114,9 +114,7 @@ class SimulatedDatabase:
     def _delay_s(self) -> float:
         return self._random.expovariate(1.0) * self.weather.delay_s
 
-    def exchange(
-        self, store: "SimulatedStore", work: Callable[[], Any]
-    ) -> "asyncio.Future[Any]":
+    def exchange(self, store: "SimulatedStore", work: Callable[[], Any]) -> "asyncio.Future[Any]":
         """Do `work` at the database, once, and bring back what comes of it."""
         process = store.process
         answer = self._loop.create_future()
@@ -188,10 +186,10 @@ class SimulatedDatabase:
         result = in_place(getattr(self.registry, name)(*args, **named))
         if self.registry._version != before:
             subject = args[0] if args else ""
-            owners = Counter(self.registry._owners)
+            owners = dict(sorted(Counter(self.registry._owners).items()))
             self._trace.note(
                 f"registry: {store.process} as {store.incarnation}: {name}({subject})"
-                f" → version {self.registry._version}, shards of each {dict(sorted(owners.items()))}"
+                f" → version {self.registry._version}, shards of each {owners}"
             )
         return result
 
@@ -334,9 +332,7 @@ class SimulatedRegistry:
 _READ_IN_PLACE = frozenset({"load", "find_request", "entry"})
 
 
-def _settle(
-    answer: "asyncio.Future[Any]", result: Any, error: BaseException | None
-) -> None:
+def _settle(answer: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
     if answer.done():
         return
     if error is None:

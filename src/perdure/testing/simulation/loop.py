@@ -16,7 +16,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVarTuple
+
+Arguments = TypeVarTuple("Arguments")
 
 _COMPACT_ABOVE = 1_000  # cancelled timers are thrown out of the heap when it has so many entries
 
@@ -74,19 +76,25 @@ class SeededLoop(asyncio.BaseEventLoop):
         return lane.offset_s + self.now_s * lane.rate
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
     ) -> asyncio.Handle:
         if context is None:
             context = copy_context()
-        lane = context.get(LANE, self.outside)
         handle = asyncio.Handle(callback, args, self, context)
-        self._append(lane, handle)
+        self._append(context.get(LANE, self.outside), handle)
         return handle
 
     call_soon_threadsafe = call_soon  # there is one thread
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         if context is None:
             context = copy_context()
@@ -95,14 +103,14 @@ class SeededLoop(asyncio.BaseEventLoop):
         self._number += 1
         at_s = (when - lane.offset_s) / lane.rate
         heapq.heappush(self._timers, (at_s, self._number, lane, handle))
-        handle._scheduled = True  # asyncio then tells when it is cancelled
+        handle._scheduled = True  # type: ignore[attr-defined]  # then asyncio tells of its end
         return handle
 
     def call_later(
         self,
         delay: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         if context is None:
@@ -119,15 +127,11 @@ class SeededLoop(asyncio.BaseEventLoop):
             self._cancelled = 0
 
     def _run_once(self) -> None:
-        run_next, stopping = self._run_next, self._is_stopping
-        while not stopping():
+        while not self._stopping:  # type: ignore[attr-defined]
             if self._runnable:
-                run_next()
+                self._run_next()
             else:
                 self._advance()
-
-    def _is_stopping(self) -> bool:
-        return self._stopping  # type: ignore[attr-defined,no-any-return]
 
     def run_in_executor(self, *_args: Any) -> NoReturn:  # type: ignore[override]
         raise SimulationError("a simulated process has no threads")
@@ -135,10 +139,10 @@ class SeededLoop(asyncio.BaseEventLoop):
     def _no_sockets(self, *_args: Any, **_named: Any) -> NoReturn:
         raise SimulationError("a simulated process has no sockets, files, signals or children")
 
-    create_connection = create_server = create_datagram_endpoint = getaddrinfo = _no_sockets  # type: ignore[assignment]
-    create_unix_connection = create_unix_server = subprocess_exec = _no_sockets  # type: ignore[assignment]
-    add_reader = add_writer = add_signal_handler = subprocess_shell = _no_sockets  # type: ignore[assignment]
-    sock_recv = sock_sendall = sock_connect = sock_accept = _no_sockets  # type: ignore[assignment]
+    create_connection = create_server = create_datagram_endpoint = getaddrinfo = _no_sockets
+    create_unix_connection = create_unix_server = subprocess_exec = _no_sockets
+    add_reader = add_writer = add_signal_handler = _no_sockets  # type: ignore[assignment]
+    sock_recv = sock_sendall = sock_connect = sock_accept = _no_sockets
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -176,7 +180,7 @@ class SeededLoop(asyncio.BaseEventLoop):
         timers = self._timers
         while timers:
             at_s, _, lane, handle = heapq.heappop(timers)
-            handle._scheduled = False
+            handle._scheduled = False  # type: ignore[attr-defined]
             if handle._cancelled:
                 self._cancelled -= 1
             elif not lane.is_closed:
@@ -224,7 +228,7 @@ class SeededLoop(asyncio.BaseEventLoop):
         for task in tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             with suppress(BaseException):
-                task.get_coro().close()  # type: ignore[union-attr]
+                task.get_coro().close()
         self._buried.clear()
         self._timers.clear()
         for lane in self._runnable:

@@ -360,4 +360,3 @@ class Transport(asyncio.Transport):
         if not self._is_closing:
             self._is_closing = self._is_gone = True
             self._way.send(_End(None))
-

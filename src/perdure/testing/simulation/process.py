@@ -57,9 +57,7 @@ class SimulatedProcess:
 
     def call_after(self, delay_s: float, callback: Callable[..., object], *args: Any) -> None:
         """Run it in this process after that much true time."""
-        self.loop.call_later(
-            delay_s * self.lane.rate, callback, *args, context=self.context
-        )
+        self.loop.call_later(delay_s * self.lane.rate, callback, *args, context=self.context)
 
     def at_death(self, callback: Callable[[], None]) -> None:
         """Call back at the moment it is killed, from without."""
