@@ -49,6 +49,13 @@ def classes_of(process: str) -> SimpleNamespace:  # noqa: C901  # methods count 
             self.total += amount
             return self.total
 
+    class Relay(Actor):
+        passed: int = 0
+
+        async def forward(self, counter: str, amount: int) -> int:
+            self.passed += 1
+            return await Counter.at(counter).add(amount)
+
     class Journal(Actor):
         lines: list[tuple[str, int]] = []
 
@@ -103,7 +110,7 @@ def classes_of(process: str) -> SimpleNamespace:  # noqa: C901  # methods count 
         async def read(self) -> list[tuple[str, int, int]]:
             return self.rung
 
-    made = [Register, Counter, Journal, Writer, Account, Alarm]
+    made = [Register, Counter, Relay, Journal, Writer, Account, Alarm]
 
     def tell_time(clock: Callable[[], int]) -> None:
         wall_ms[:] = [clock]

@@ -16,6 +16,7 @@ from itertools import chain
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tests.simulation.play import SCENARIOS, Outcome, play
+from tests.simulation.workloads import BY_DEFAULT
 
 _SHOWN = 5  # of what is wrong, for each seed
 
@@ -39,7 +40,7 @@ def main() -> int:
             total["operations"] += outcome.operations
             if outcome.wrong:
                 failed += 1
-                _tell(outcome, history=asked.history if failed == 1 else 0)
+                _tell(outcome, asked.workloads, history=asked.history if failed == 1 else 0)
                 if asked.until_failure:
                     break
     print(
@@ -56,6 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), help="default: all of them")
+    parser.add_argument("--workloads", default=BY_DEFAULT, help="their letters")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--until-failure", action="store_true", help="stop at the first")
     parser.add_argument("--history", type=int, default=40, help="events shown of the first failure")
@@ -67,20 +69,25 @@ def _outcomes(asked: argparse.Namespace, scenarios: list[str]) -> Iterator[Outco
     gc.collect()
     gc.freeze()  # each run ends with a collection: it need not look at the modules
     if asked.jobs == 1:
-        yield from (play(seed, name) for name in scenarios for seed in seeds)
+        yield from (play(seed, name, asked.workloads) for name in scenarios for seed in seeds)
         return
     with ProcessPoolExecutor(asked.jobs) as pool:
-        works = [pool.map(partial(play, scenario=name), seeds, chunksize=5) for name in scenarios]
+        works = [
+            pool.map(partial(play, scenario=name, letters=asked.workloads), seeds, chunksize=5)
+            for name in scenarios
+        ]
         try:
             yield from chain.from_iterable(works)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _tell(outcome: Outcome, *, history: int) -> None:
+def _tell(outcome: Outcome, letters: str, *, history: int) -> None:
     again = f"scripts/simulate --seeds 1 --first-seed {outcome.seed} --scenario {outcome.scenario}"
     if history:
         print("\n".join(outcome.history.splitlines()[-history:]))
+    if letters != BY_DEFAULT:
+        again += f" --workloads {letters}"
     for wrong in outcome.wrong[:_SHOWN]:
         print(f"  {wrong}")
     print(f"FAILED seed {outcome.seed}: {again}", flush=True)

@@ -1,6 +1,6 @@
 """What clients do, and what must be true of it afterwards.
 
-R register, C counter, L append list over messages, B bank over messages, T timers. Each client of a
+R register, C counter, N additions by way of another actor, L append list over messages, B bank over messages, T timers. Each client of a
 workload makes one call after another; `check` compares what they heard with what is there at the
 end. Calls with an idempotency key are sent until they are answered; a call whose outcome nobody
 knows has happened once, or not at all.
@@ -120,6 +120,40 @@ class Counters(Workload):
 
     def check(self) -> list[str]:
         return _check_each(self.histories, linear.Counter(), "counter")
+
+
+class Relays(Workload):
+    """N: additions that go through another actor; no addition is made twice.
+
+    Not among the defaults: see `BY_DEFAULT`.
+    """
+
+    letter = "N"
+    clients = 2
+    keys = ("n0", "n1")
+    relays = ("p0", "p1", "p2")
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.histories: dict[str, list[Operation]] = {key: [] for key in self.keys}
+        self._amount = 0
+
+    async def step(self, caller: Client) -> None:
+        key, relay = self.random.choice(self.keys), self.random.choice(self.relays)
+        history = self.histories[key]
+        self._amount += 1
+        if self.random.random() < 0.3:
+            await caller.call("Counter", key, "read", history=history)
+        else:
+            amount = self._amount * 1_000 + 1
+            await caller.call("Relay", relay, "forward", key, amount, history=history, kind="add")
+
+    async def read_all(self, reader: Client) -> None:
+        for key, history in self.histories.items():
+            await reader.call("Counter", key, "read", history=history)
+
+    def check(self) -> list[str]:
+        return _check_each(self.histories, linear.Counter(), "counter behind relays")
 
 
 class Journals(Workload):
@@ -244,4 +278,8 @@ class Alarms(Workload):
         return wrong
 
 
-WORKLOADS: tuple[type[Workload], ...] = (Registers, Counters, Journals, Bank, Alarms)
+WORKLOADS: tuple[type[Workload], ...] = (Registers, Counters, Relays, Journals, Bank, Alarms)
+
+BY_DEFAULT = "RCLBT"
+"""N finds that calls which turns make are not fenced: when an owner that has been taken out goes on
+with a turn, the call it makes is done, and once more when its turn is run by the next owner."""

@@ -145,6 +145,8 @@ class Client:
         """
         world = self.world
         argument = arguments if len(arguments) > 1 else (arguments[0] if arguments else None)
+        if name == "Relay":
+            argument = arguments[1]  # the history is that of the actor behind it
         operation = Operation(self.name, kind or method, argument, world.tick())
         request_id = self.next_id() if keyed else None
         told = f"{self.name}: {name}/{key}.{method}{arguments}{' ' + request_id if keyed else ''}"
@@ -154,7 +156,8 @@ class Client:
             world.trace.note(f"{told} → {type(error).__name__}")
             answered = isinstance(error, PerdureError) and error.status < 500
             self.last.append(answered)
-            if history is not None and isinstance(error, UNKNOWN):
+            # what a call has called stays, even if its own turn is undone
+            if history is not None and (isinstance(error, UNKNOWN) or name == "Relay"):
                 history.append(operation)
             raise
         world.trace.note(f"{told} → {repr(result)[:60]}")
