@@ -1,9 +1,9 @@
 """What clients do, and what must be true of it afterwards.
 
-R register, C counter, N additions by way of another actor, L append list over messages, B bank over messages, T timers. Each client of a
-workload makes one call after another; `check` compares what they heard with what is there at the
-end. Calls with an idempotency key are sent until they are answered; a call whose outcome nobody
-knows has happened once, or not at all.
+R register, C counter, N additions by way of another actor, L append list over messages, B bank over
+messages, T timers. Each client of a workload makes one call after another; `check` compares what
+they heard with what is there at the end. Calls with an idempotency key are sent until they are
+answered; a call whose outcome nobody knows has happened once, or not at all.
 """
 
 import asyncio

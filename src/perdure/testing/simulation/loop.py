@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVarTuple
 
 Arguments = TypeVarTuple("Arguments")
 
+_LATE_S = 1e-6  # timers come a little late, as all do: who waits for a rest gets some time to pass
 _COMPACT_ABOVE = 1_000  # cancelled timers are thrown out of the heap when it has so many entries
 
 
@@ -101,7 +102,7 @@ class SeededLoop(asyncio.BaseEventLoop):
         lane = context.get(LANE, self.outside)
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         self._number += 1
-        at_s = (when - lane.offset_s) / lane.rate
+        at_s = (when - lane.offset_s) / lane.rate + _LATE_S
         heapq.heappush(self._timers, (at_s, self._number, lane, handle))
         handle._scheduled = True  # type: ignore[attr-defined]  # then asyncio tells of its end
         return handle
