@@ -206,6 +206,18 @@ async def test_ten_processes_can_make_the_tables_at_once() -> None:
 
 
 @async_test
+async def test_nothing_that_is_called_waits_for_locks_without_end() -> None:
+    url = fresh_database()
+    async with opened(url), connected(url) as reader:
+        rows = await reader.fetch(
+            "SELECT proname, proconfig::text FROM pg_proc WHERE proname LIKE 'perdure%'"
+        )
+        unbounded = {name for name, settings in rows if "lock_timeout=2000" not in str(settings)}
+        assert unbounded == {"perdure_give", "perdure_remove"}  # called by the others
+        assert len(rows) == 7
+
+
+@async_test
 async def test_epochs_count_the_changes_of_owner() -> None:
     url = fresh_database()
     async with opened(url) as registry, connected(url) as reader:
