@@ -333,9 +333,9 @@ class Cluster:
     async def stall(self) -> None:
         database = self.world.database
         self.world.trace.fault("database stalls")
-        database.process.freeze()
+        database.stall()
         await self.pause(self._short_or_long_s())
-        database.process.thaw()
+        database.go_on()
 
     async def jump(self) -> None:
         machine = self._node()
@@ -369,7 +369,7 @@ class Cluster:
         world = self.world
         world.network.mend_all()
         world.database.weather = Weather()
-        world.database.process.thaw()
+        world.database.go_on()
         world.database.late_s.clear()
         for machine in self.machines.values():
             machine.is_wanted = True

@@ -141,8 +141,8 @@ PLANTED = (
     Planted(
         "messages that come with gained shards may wait behind new ones",
         _OUTBOX,
-        "        self._knows_all_lines = False\n        self._look_now.set()",
-        "        self._look_now.set()",
+        "        self._knows_all_lines = False\n        self._courier",
+        "        self._courier",
     ),
     Planted(
         "who is fenced keeps its actors",

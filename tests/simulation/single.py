@@ -122,9 +122,9 @@ class Single:
     async def stall(self) -> None:
         database = self.world.database
         self.world.trace.fault("database stalls")
-        database.process.freeze()
+        database.stall()
         await asyncio.sleep(self.random.expovariate(2.0))
-        database.process.thaw()
+        database.go_on()
 
     faults = (restart, restart, freeze, jump, outage, storm, stall)
 
@@ -132,7 +132,7 @@ class Single:
         """Make everything whole."""
         self.world.trace.note("--- healed")
         self.world.database.weather = Weather()
-        self.world.database.process.thaw()
+        self.world.database.go_on()
         assert self._process is not None
         self._process.thaw()
 

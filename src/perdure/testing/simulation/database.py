@@ -63,11 +63,12 @@ class SimulatedDatabase:
         self.commits = 0
         self.late_s: dict[str, float] = {}  # by host: how much later its answers come
         self.answer_within_s = 1.0  # then a request counts as lost
-        self.resolve_within_s = 3.0  # then the outcome of a commit is unknown
+        self.resolve_within_s = 1.5  # then the outcome of a commit is unknown
         self._loop = loop
         self._trace = trace
         self._random = loop.random
         self._cut: dict[str, None] = {}  # hosts that do not reach it
+        self._open: dict[asyncio.Future[Any], SimulatedProcess] = {}  # who waits for an answer
         self._sessions: list[SimulatedStore] = []
         self._orphans: list[SimulatedStore] = []  # their processes died out of its sight
 
@@ -83,6 +84,17 @@ class SimulatedDatabase:
         orphans, self._orphans = self._orphans, []
         for store in orphans:
             self.hang_up(store)
+
+    def stall(self) -> None:
+        """Do nothing for a while: who waits for an answer gives up in time, but what it asked for
+        may still be done."""
+        self.process.freeze()
+        for answer, process in self._open.items():
+            self._give_up_in_time(process, answer)
+
+    def go_on(self) -> None:
+        """Do what has been asked for meanwhile."""
+        self.process.thaw()
 
     def is_cut(self, process: SimulatedProcess) -> bool:
         """True if it cannot reach the database just now."""
@@ -118,10 +130,14 @@ class SimulatedDatabase:
         """Do `work` at the database, once, and bring back what comes of it."""
         process = store.process
         answer = self._loop.create_future()
+        self._open[answer] = process
+        if self.process.is_frozen:
+            self._give_up_in_time(process, answer)
         if self.is_cut(process):
             refused = self._random.random() < 0.5
             after_s = self._delay_s() if refused else self.answer_within_s
-            process.call_after(after_s, _settle, answer, None, NoAnswerError("not reached"))
+            error = NoAnswerError("the database is not reached")
+            process.call_after(after_s, self._settle, answer, None, error)
         else:
             self.process.call_after(self._delay_s(), self._serve, store, work, answer)
         return answer
@@ -152,7 +168,34 @@ class SimulatedDatabase:
             error = NoAnswerError("the database did not answer in time")
         late_s = self._delay_s() + self.late_s.get(process.host, 0.0)
         after_s = self.answer_within_s if lost else min(late_s, self.answer_within_s)
-        process.call_after(after_s, _settle, answer, result, error)
+        process.call_after(after_s, self._arrive, process, answer, result, error)
+
+    def _arrive(
+        self,
+        process: SimulatedProcess,
+        answer: "asyncio.Future[Any]",
+        result: Any,
+        error: BaseException | None,
+    ) -> None:
+        if self.is_cut(process):
+            self._give_up_in_time(process, answer)  # it was cut while the answer was on its way
+        else:
+            self._settle(answer, result, error)
+
+    def _give_up_in_time(self, process: SimulatedProcess, answer: "asyncio.Future[Any]") -> None:
+        error = NoAnswerError("the database did not answer in time")
+        process.call_after(self.answer_within_s, self._settle, answer, None, error)
+
+    def _settle(
+        self, answer: "asyncio.Future[Any]", result: Any, error: BaseException | None
+    ) -> None:
+        self._open.pop(answer, None)
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
 
     # -- commits ---------------------------------------------------------------------------------
 
@@ -330,12 +373,3 @@ class SimulatedRegistry:
 
 
 _READ_IN_PLACE = frozenset({"load", "find_request", "entry"})
-
-
-def _settle(answer: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-    if answer.done():
-        return
-    if error is None:
-        answer.set_result(result)
-    else:
-        answer.set_exception(error)
