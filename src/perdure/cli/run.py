@@ -30,5 +30,6 @@ def _check(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _check_store(url: str) -> None:
     scheme, _, rest = url.partition(":")
-    if not ((scheme == "sqlite" and rest) or (scheme == "memory" and not rest)):
+    is_embedded = scheme == "postgresql" and rest.partition(":")[0] == "embedded"
+    if not ((scheme == "sqlite" and rest) or (scheme == "memory" and not rest) or is_embedded):
         raise Failure(f"unknown store {url!r}", "use sqlite:DIRECTORY or memory:")

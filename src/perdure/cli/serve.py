@@ -147,7 +147,8 @@ class _Serving:
 
 def _greet(options: ServeOptions, app: App, bound: socket.socket) -> None:
     scheme, _, where = options.store.partition(":")
-    kept = f"data in {where}" if scheme == "sqlite" else "data in memory, gone when it stops"
+    where = where.removeprefix("embedded:")
+    kept = "data in memory, gone when it stops" if scheme == "memory" else f"data in {where}"
     print(f"Perdure is serving {options.target} on {url_of(bound)} ({kept})", flush=True)  # noqa: T201
     if app.identify is None and not is_loopback(bound):
         log.warning(
