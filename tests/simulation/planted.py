@@ -121,13 +121,7 @@ PLANTED = (
         "            error = StoreError(str(error))",
     ),
     Planted(
-        "a known idempotency key is run again",
-        _ACTIVATION,
-        "                    if isinstance(known, RequestRecord):",
-        "                    if False:",
-    ),
-    Planted(
-        "idempotency keys of a former owner are not looked for",
+        "answers to idempotency keys are not committed",
         _ACTIVATION,
         "        commit.records.append((self, record))",
         "        pass",
