@@ -29,6 +29,8 @@ Where there is no registry, a store stands on row 0, which it takes by raising i
 stood there before is fenced.
 """
 
+import asyncio
+
 from perdure.base.clock import Clock
 from perdure.base.errors import FencedError, OutcomeUnknownError
 from perdure.base.ids import jittered
@@ -55,6 +57,7 @@ class Chain:
     def __init__(self, server: Server, clock: Clock) -> None:
         self._server = server
         self._clock = clock
+        self.turn = asyncio.Lock()  # one commit at a time
         self._session: Session | None = None
         self._fenced: str | None = None
         self._doubt: int | None = None  # the number of a commit whose outcome is not known
@@ -81,6 +84,13 @@ class Chain:
     def adopt(self, session: Session) -> None:
         """Commit through this session."""
         self._session = session
+
+    def end(self) -> None:
+        """Begin no commit any more: this process has another name now. One that is under way goes
+        on, under the old one."""
+        self._fenced = f"incarnation {self.incarnation} has ended"
+        if not self.turn.locked():
+            self.close()
 
     def close(self) -> None:
         """Cut the connection."""
