@@ -1,6 +1,7 @@
 """The reference and the code say the same."""
 
 import inspect
+import os
 import re
 import sqlite3
 import subprocess
@@ -88,6 +89,7 @@ def test_the_store_format_is_the_code() -> None:
 def help_of(*command: str) -> str:
     program = Path(sys.executable).with_name("perdure")
     environment = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", "LC_ALL": "C.UTF-8"}
+    environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
     return subprocess.run(
         [program, *command, "--help"], capture_output=True, text=True, check=True, env=environment
     ).stdout

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Self
@@ -78,14 +79,18 @@ class Supervised:
     """One supervisor, and the server below it, in a folder of their own."""
 
     def __init__(
-        self, folder: Path, app: str = APP, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        app: str = APP,
+        environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.port = free_port()
         self._log = folder / "log.txt"
         (folder / "counter.py").write_text(app)
         command = [sys.executable, "-c", "from perdure.cli import main; main()"]
-        command += ["run", "counter.py", "--listen", f"127.0.0.1:{self.port}"]
+        command += ["run", "counter.py", "--listen", f"127.0.0.1:{self.port}", *options]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -123,6 +128,25 @@ class Supervised:
         if hasattr(self, "_servers"):
             self._servers.update(found)
         return found
+
+    def titles(self) -> dict[int, str]:
+        """What `ps` shows of each of the supervisor's children: `web-2`, by pid."""
+        found = {}
+        for pid in self.servers():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"perdure.cli.serve" in words:
+                    found[pid] = words[words.index(b"perdure.cli.serve") + 1].decode()
+        return found
+
+    def pid_of(self, title: str, other_than: int = 0) -> int:
+        """The pid of the process with this title, once there is one."""
+
+        def find() -> int:
+            pids = (pid for pid, found in self.titles().items() if found == title)
+            return next((pid for pid in pids if pid != other_than), 0)
+
+        return until(find, f"a process {title}; the log:\n{self.log()}")
 
     def server(self, other_than: int = 0) -> int:
         """The pid of the server, once there is one."""

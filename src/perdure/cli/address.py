@@ -7,12 +7,12 @@ import socket
 from perdure.cli.failures import UNAVAILABLE, Failure
 
 _BACKLOG = 2048
-_PORT_MAX = 65_535
+PORT_MAX = 65_535
 
 
 def bind(listen: str) -> socket.socket:
     """A listening socket on `HOST:PORT` or `[IPV6]:PORT`; raises Failure."""
-    host, port = _split(listen)
+    host, port = split(listen, "--listen 127.0.0.1:8000")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -34,7 +34,7 @@ def bind(listen: str) -> socket.socket:
 def url_of(bound: socket.socket) -> str:
     """How a browser on this machine reaches the socket."""
     host, port = bound.getsockname()[:2]
-    return f"http://{_joined(host, port)}"
+    return f"http://{joined(host, port)}"
 
 
 def is_loopback(bound: socket.socket) -> bool:
@@ -42,23 +42,33 @@ def is_loopback(bound: socket.socket) -> bool:
     return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def _split(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > _PORT_MAX:
-        raise Failure(f"{listen!r} is not HOST:PORT", "for example --listen 127.0.0.1:8000")
+def is_any_address(host: str) -> bool:
+    """True for `0.0.0.0` and `::`, where one can listen but which nobody can reach."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return False
+
+
+def split(text: str, example: str) -> tuple[str, int]:
+    """The two parts of `HOST:PORT` or `[IPV6]:PORT`; raises Failure, with the example as a hint."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > PORT_MAX:
+        raise Failure(f"{text!r} is not HOST:PORT", f"for example {example}")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def joined(host: str, port: int) -> str:
+    """`HOST:PORT`, or `[IPV6]:PORT`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _refusal(error: OSError, host: str, port: int) -> Failure:
     if error.errno == errno.EADDRINUSE:
-        other = _joined(host, port % _PORT_MAX + 1)
+        other = joined(host, port % PORT_MAX + 1)
         hint: str | None = f"stop what uses it, or choose another: --listen {other}"
         return Failure(f"port {port} on {host} is in use", hint, exit_code=UNAVAILABLE)
     hint = "ports below 1024 are for root" if error.errno == errno.EACCES else None
     return Failure(
         f"cannot listen on {host} port {port}: {error.strerror}", hint, exit_code=UNAVAILABLE
     )
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from perdure.cli.failures import Failure
+from perdure.cli.layout import STATE_MAX, WEB_MAX, ClusterOptions
 
 cli = typer.Typer(
     help="Stateful Python on stateless servers.",
@@ -35,19 +36,49 @@ def run(
     ],
     data: Annotated[str, typer.Option(help="Directory of the SQLite store.")] = "./data",
     store: Annotated[
-        str | None, typer.Option(help="Store URL instead of --data: sqlite:DIR or memory:")
+        str | None,
+        typer.Option(help="Store URL instead of --data: sqlite:DIR, memory: or postgresql://…"),
     ] = None,
     listen: Annotated[str, typer.Option(help="HOST:PORT")] = "127.0.0.1:8000",
-    supervisor: Annotated[bool, typer.Option(help="Start a server that died again.")] = True,
+    web: Annotated[
+        int | None,
+        typer.Option(min=0, max=WEB_MAX, help="Processes that serve HTTP, apart from the actors."),
+    ] = None,
+    state: Annotated[
+        int | None,
+        typer.Option(min=0, max=STATE_MAX, help="Processes that own actors, beside --web."),
+    ] = None,
+    cluster_listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT for the processes of other machines.")
+    ] = None,
+    advertise: Annotated[
+        str | None, typer.Option(help="HOST:PORT where those reach --cluster-listen.")
+    ] = None,
+    cluster_key_file: Annotated[
+        Path | None, typer.Option(help="File with the key that all machines share.")
+    ] = None,
+    cluster_cert: Annotated[
+        Path | None, typer.Option(help="PEM file: TLS certificate for other processes.")
+    ] = None,
+    cluster_cert_key: Annotated[
+        Path | None, typer.Option(help="PEM file: the certificate's private key.")
+    ] = None,
+    cluster_ca: Annotated[
+        Path | None, typer.Option(help="PEM file: who must have signed theirs.")
+    ] = None,
+    supervisor: Annotated[bool, typer.Option(help="Start a process again that died.")] = True,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "warning",
     log_format: Annotated[str, typer.Option(help="text or json")] = "text",
 ) -> None:
     """Serve an app over HTTP until told to stop (SIGTERM, Ctrl-C).
 
-    Example: perdure run app.py --listen 127.0.0.1:9000
+    SIGHUP replaces every process by one with the code that is there now, without a failed request.
+    The key may stand in PERDURE_CLUSTER_KEY instead of a file.
+
+    Example: perdure run app.py --listen 127.0.0.1:9000 --web 2
     """
     from perdure.cli.options import ServeOptions
-    from perdure.cli.run import run_app
+    from perdure.cli.run import RunOptions, run_app
 
     options = ServeOptions(
         target=target,
@@ -55,7 +86,18 @@ def run(
         log_level=log_level,
         log_format=log_format,
     )
-    raise typer.Exit(run_app(options, listen=listen, with_supervisor=supervisor))
+    cluster = ClusterOptions(
+        listen=cluster_listen,
+        advertise=advertise,
+        key_file=cluster_key_file,
+        certificate=cluster_cert,
+        private_key=cluster_cert_key,
+        authority=cluster_ca,
+    )
+    how = RunOptions(
+        listen=listen, web=web, state=state, cluster=cluster, with_supervisor=supervisor
+    )
+    raise typer.Exit(run_app(options, how))
 
 
 @cli.command()

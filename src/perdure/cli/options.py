@@ -1,22 +1,30 @@
-"""What `perdure run` was told, on its way from the supervisor to the server."""
+"""What `perdure run` was told, on its way from the supervisor to each of its processes."""
 
 import msgspec
 
+from perdure.runtime.place import Place
+
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What to serve, and how to talk about it."""
+    """What a process serves, what its part in it is, and how to talk about it."""
 
     target: str
     store: str
     log_level: str = "warning"
     log_format: str = "text"
-    is_again: bool = False  # a server ran before this one, and died
+    is_again: bool = False  # another process was here before this one
+    is_first: bool = True  # of those with its role: what concerns all of them, it says for them
+    place: Place = Place()
 
-    def to_text(self) -> str:
-        """As one argument of a command line; `options_from_text` reads it."""
-        return msgspec.json.encode(self).decode()
+    def to_line(self) -> bytes:
+        """As a line for the descriptor that a process inherits; `options_from_line` reads it.
+
+        Not for a command line or the environment: the place holds a key, and the store may hold a
+        password.
+        """
+        return msgspec.json.encode(self) + b"\n"
 
 
-def options_from_text(text: str) -> ServeOptions:
-    """The options that `to_text` wrote."""
-    return msgspec.json.decode(text, type=ServeOptions)
+def options_from_line(line: bytes) -> ServeOptions:
+    """The options that `to_line` wrote."""
+    return msgspec.json.decode(line, type=ServeOptions)

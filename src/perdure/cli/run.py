@@ -1,26 +1,63 @@
 """`perdure run`: check what was asked for, bind the address, and serve."""
 
+import msgspec
+
 from perdure.cli.address import bind
+from perdure.cli.cluster_key import is_read_by_others
 from perdure.cli.failures import Failure
+from perdure.cli.layout import ClusterOptions, check_cluster, layout_of
 from perdure.cli.options import ServeOptions
+from perdure.cli.places import Places
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
 
 
-def run_app(options: ServeOptions, *, listen: str, with_supervisor: bool) -> int:
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `perdure run` was told beside what to serve."""
+
+    listen: str
+    web: int | None = None
+    state: int | None = None
+    cluster: ClusterOptions = ClusterOptions()
+    with_supervisor: bool = True
+
+
+def run_app(options: ServeOptions, run: RunOptions) -> int:
     """Serve until stopped; returns the exit code. Raises Failure."""
     _check("--log-level", options.log_level, _LEVELS)
     _check("--log-format", options.log_format, _FORMATS)
     _check_store(options.store)
-    bound = bind(listen)
-    if with_supervisor:
+    layout = layout_of(run.web, run.state, options.store)
+    check_cluster(run.cluster, layout)
+    if not (run.with_supervisor or layout.is_one):
+        raise Failure("several processes need their supervisor", "leave out --no-supervisor")
+    places = Places(layout, run.cluster, options.store)
+    bound = None if layout.web == 0 else bind(run.listen)
+    _warn_of_open_key(options, run.cluster)
+    if run.with_supervisor:
         from perdure.cli.supervisor import Supervisor
 
-        return Supervisor(options, bound).run()
+        return Supervisor(options, bound, layout, places).run()
     from perdure.cli.serve import serve  # heavy, and the supervisor has no use for it
 
-    return serve(options, bound)
+    with places:
+        place = places.take("all", 0)
+        return serve(msgspec.structs.replace(options, place=place), bound)
+
+
+def _warn_of_open_key(options: ServeOptions, cluster: ClusterOptions) -> None:
+    if cluster.key_file is None or not is_read_by_others(cluster.key_file):
+        return
+    import logging  # only now that there is something to tell
+
+    from perdure.cli.logs import set_up_logs
+
+    set_up_logs(options.log_level, options.log_format)
+    logging.getLogger("perdure.supervisor").warning(
+        "others can read the cluster key; chmod 600 keeps it to you",
+        extra={"file": str(cluster.key_file)},
+    )
 
 
 def _check(option: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -30,5 +67,7 @@ def _check(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _check_store(url: str) -> None:
     scheme, _, rest = url.partition(":")
-    if not ((scheme == "sqlite" and rest) or (scheme == "memory" and not rest)):
-        raise Failure(f"unknown store {url!r}", "use sqlite:DIRECTORY or memory:")
+    if not ((scheme in {"sqlite", "postgresql"} and rest) or (scheme == "memory" and not rest)):
+        raise Failure(
+            f"unknown store {url!r}", "use sqlite:DIRECTORY, memory: or postgresql://HOST/DATABASE"
+        )

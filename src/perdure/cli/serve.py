@@ -1,9 +1,13 @@
-"""The server process: load the app, serve it, and leave in order.
+"""A process that serves: load the app, begin when it may, and leave in order.
 
 Started by the supervisor as `python -m perdure.cli.serve`, or called by `run --no-supervisor`.
 
     SIGTERM → readiness says no, still serving → running requests end → actors stop → exit 0
+    SIGHUP → the same, but for readiness: a successor is there and answers whoever comes next
     the disk failed under a commit → answers leave → exit 74, and nothing is tidied up
+
+Requests and the mounted app are the part of those with the role `all` or `web`; a `state` process
+only owns actors, and talks to the others.
 """
 
 import argparse
@@ -14,44 +18,44 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
 
 import uvloop
 
 from perdure.base.errors import PerdureError
-from perdure.cli.address import is_loopback, url_of
+from perdure.cli.address import is_loopback
 from perdure.cli.failures import DISK_FAILED, Failure, failure_of
+from perdure.cli.greeting import greeting
+from perdure.cli.layout import Layout
 from perdure.cli.loading import load_app
 from perdure.cli.logs import set_up_logs
-from perdure.cli.options import ServeOptions, options_from_text
-from perdure.cli.supervisor import READY
+from perdure.cli.options import ServeOptions, options_from_line
+from perdure.cli.supervised import Supervision, receive_line
 from perdure.web.app import App
 from perdure.web.asgi import Lifespan
 from perdure.web.server import Server
 
 log = logging.getLogger("perdure.server")
 
+_REACH_S = 5.0
+_REACH_POLL_S = 0.01
 _BROKEN_S = 1.0  # for the answers to calls that the disk failed
-_ORPHAN_S = 5.0  # for a graceful stop once the supervisor is gone
 
 
 def serve(
-    options: ServeOptions, bound: socket.socket, supervisor: socket.socket | None = None
+    options: ServeOptions, bound: socket.socket | None, supervision: Supervision | None = None
 ) -> int:
     """Serve until told to stop; returns the exit code.
 
     Args:
-        supervisor: hears one byte when the server is ready. When it closes, the server stops.
+        bound: where requests come in; None for a process that takes none.
+        supervision: says when to begin, and hears when it serves.
     """
     set_up_logs(options.log_level, options.log_format)
-    if supervisor is not None:
-        threading.Thread(
-            target=_end_with, args=(supervisor,), name="perdure-supervised", daemon=True
-        ).start()
     try:
         app = load_app(options.target)
-        code = uvloop.run(_Serving(app, options, bound, supervisor).run())
+        if supervision is not None:
+            supervision.stand_by()
+        code = uvloop.run(_Serving(app, options, bound, supervision).run())
     except PerdureError as error:
         failure = failure_of(error)
     except Failure as error:
@@ -74,50 +78,76 @@ class _Serving:
         self,
         app: App,
         options: ServeOptions,
-        bound: socket.socket,
-        supervisor: socket.socket | None,
+        bound: socket.socket | None,
+        supervision: Supervision | None,
     ) -> None:
         self._app = app
         self._options = options
         self._bound = bound
-        self._supervisor = supervisor
+        self._supervision = supervision
+        self._server: Server | None = None
+        self._lifespan: Lifespan | None = None
         self._ended_by: str | None = None
         self._exit_code = 0
 
     async def run(self) -> int:
         self._end = asyncio.Event()
-        app = self._app
-        await app.start(self._options.store, self._on_broken)
-        lifespan = Lifespan(app.mount) if app.mount is not None else None
-        if lifespan is not None:
-            await lifespan.startup()
-        server = Server(app, app.mount, app.limits, state=lifespan.state if lifespan else None)
-        await server.start([self._bound])
+        await self._app.start(self._options.store, self._on_broken, self._options.place)
+        await self._reach_owners()
+        if self._bound is not None:
+            await self._take_requests(self._bound)
         # Not before: a start that hangs must not take the signals away that could end it.
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if self._supervision is not None:  # else it is for the terminal, or nohup, to say
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
         self._say_ready()
         await self._end.wait()
-        app.ready = False
+        if self._ended_by != "SIGHUP":
+            self._app.ready = False
         if self._exit_code == DISK_FAILED:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_BROKEN_S):
-                    await server.drain(grace_s=0)
+            await self._let_answers_leave()
         else:
-            await self._stop(server, lifespan)
+            await self._stop()
         return self._exit_code
 
-    async def _stop(self, server: Server, lifespan: Lifespan | None) -> None:
-        # The grace lets a balancer notice. Nobody balances load before a terminal with a Ctrl-C.
-        await server.drain(grace_s=0 if self._ended_by == "SIGINT" else None)
+    async def _reach_owners(self) -> None:
+        """Give a web process a while to find somebody; then calls wait, and `/-/ready` says no."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REACH_S):
+                while not self._app.is_ready:  # noqa: ASYNC110 - links announce nothing
+                    await asyncio.sleep(_REACH_POLL_S)
+
+    async def _take_requests(self, bound: socket.socket) -> None:
+        app = self._app
+        if app.mount is not None:
+            self._lifespan = Lifespan(app.mount)
+            await self._lifespan.startup()
+        state = self._lifespan.state if self._lifespan else None
+        self._server = Server(app, app.mount, app.limits, state=state)
+        await self._server.start([bound])
+
+    async def _stop(self) -> None:
+        if self._server is not None:
+            # The grace lets a balancer notice. Nobody balances before a terminal with a Ctrl-C.
+            await self._server.drain(grace_s=0 if self._ended_by == "SIGINT" else None)
         try:
-            if lifespan is not None:
+            if self._lifespan is not None:
                 async with asyncio.timeout(self._app.limits.drain_s):
-                    await lifespan.shutdown()
+                    await self._lifespan.shutdown()
         except (PerdureError, TimeoutError) as error:
             log.error("the mounted app did not stop", extra={"error": str(error)})
         await self._app.stop()
         log.info("stopped")
+
+    async def _let_answers_leave(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BROKEN_S):
+                if self._server is not None:
+                    await self._server.drain(grace_s=0)
+                else:
+                    await asyncio.sleep(0)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._ended_by is not None:  # somebody does not want to wait
@@ -138,33 +168,19 @@ class _Serving:
     def _say_ready(self) -> None:
         if self._options.is_again:
             log.info("serving again", extra={"pid": os.getpid()})
+        elif self._options.is_first and self._bound is not None:
+            _warn_if_open(self._app, self._bound)
+        if self._supervision is not None:
+            self._supervision.say_ready()
         else:
-            _greet(self._options, self._app, self._bound)
-        if self._supervisor is not None:
-            with contextlib.suppress(OSError):  # it is gone; the thread hears of that
-                self._supervisor.send(READY)
+            print(greeting(self._options, self._bound, Layout()), flush=True)  # noqa: T201
 
 
-def _greet(options: ServeOptions, app: App, bound: socket.socket) -> None:
-    scheme, _, where = options.store.partition(":")
-    kept = f"data in {where}" if scheme == "sqlite" else "data in memory, gone when it stops"
-    print(f"Perdure is serving {options.target} on {url_of(bound)} ({kept})", flush=True)  # noqa: T201
+def _warn_if_open(app: App, bound: socket.socket) -> None:
     if app.identify is None and not is_loopback(bound):
         log.warning(
             "no identify: everyone who can reach this address can call every exposed method"
         )
-
-
-def _end_with(supervisor: socket.socket) -> None:
-    """Wait in a thread until the supervisor is gone, then end too: nobody else would end us.
-
-    It would not help to ask for that on the event loop: an endless loop in a method blocks it.
-    """
-    with contextlib.suppress(OSError):
-        supervisor.recv(1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_ORPHAN_S)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _leave(code: int) -> None:
@@ -174,17 +190,22 @@ def _leave(code: int) -> None:
 
 
 def main() -> None:
-    """Entry point of the child process."""
+    """Entry point of a process below the supervisor."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("options", help="ServeOptions as JSON")
-    parser.add_argument("listen_descriptor", type=int)
+    parser.add_argument("title", help="for who reads the output of ps, as is the target")
+    parser.add_argument("target")
     parser.add_argument("supervisor_descriptor", type=int)
+    parser.add_argument("listen_descriptor", type=int, nargs="?")
     given = parser.parse_args()
-    bound = socket.socket(fileno=given.listen_descriptor)
     supervisor = socket.socket(fileno=given.supervisor_descriptor)
-    for ours in (bound, supervisor):
-        ours.set_inheritable(False)  # what the app starts must not hold the port
-    sys.exit(serve(options_from_text(given.options), bound, supervisor))
+    bound = None
+    if given.listen_descriptor is not None:
+        bound = socket.socket(fileno=given.listen_descriptor)
+        bound.set_inheritable(False)  # what the app starts must not hold the port
+    supervisor.set_inheritable(False)
+    line = receive_line(supervisor)
+    if line:
+        sys.exit(serve(options_from_line(line), bound, Supervision(supervisor)))
 
 
 if __name__ == "__main__":

@@ -146,6 +146,12 @@ class App:
             raise NotRunningError("an App's store is open only while the App runs")
         return self._node.store
 
+    @property
+    def is_ready(self) -> bool:
+        """What `/-/ready` says: whether calls are taken, and get to their actors."""
+        # a node whose store broke has stopped by itself
+        return self.ready and self._node is not None and self._node.is_running
+
     def statistics(self) -> dict[str, int]:
         """Counters of the running node; empty when it does not run."""
         return self._node.statistics() if self._node else {}
@@ -171,10 +177,7 @@ class App:
         elif self._routes is None and route not in _HEALTH:
             exchange.reply_problem(StoppingError("this process is starting or stopping"))
         elif isinstance(route, bytes):
-            # a node whose store broke has stopped by itself
-            ready = route == b"/-/live" or (
-                self.ready and self._node is not None and self._node.is_running
-            )
+            ready = route == b"/-/live" or self.is_ready
             exchange.reply(200 if ready else 503, b'{"ok":true}' if ready else b'{"ok":false}')
         else:
             assert self._routes is not None

@@ -324,7 +324,9 @@ class HttpProtocol(ClientTransport):
             exchange.expire()
 
     def drain(self) -> None:
-        """Closes if nothing is under way."""
+        """Closes if nothing is under way, and no first request can be either."""
+        if not self._was_used and self.shared.expects_requests:
+            return
         if self._phase == _IDLE and not self._pipeline and not self._held:
             self._phase = _DONE
             self.transport.close()

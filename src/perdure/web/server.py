@@ -23,6 +23,9 @@ from perdure.web.shared import AsgiApp, Endpoint, Shared, logger
 
 _BACKLOG = 2048
 _STOP_S = 1.0  # for ASGI apps to end after their http.disconnect
+# For the first request of a connection that was taken just before the listeners closed. Its client
+# could not know that, and would see a reset.
+_FIRST_REQUEST_S = 0.5
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -117,6 +120,7 @@ class Server:
         grace_s = self._drain_grace_s if grace_s is None else grace_s
         await asyncio.sleep(min(grace_s, self._limits.drain_s))
         self._close_listeners()
+        loop.call_later(min(grace_s, _FIRST_REQUEST_S), self._expect_no_requests)
         await self._wait_until_empty(deadline_s)
         if shared.connections:
             logger.warning("drain deadline", extra={"connections": len(shared.connections)})
@@ -146,6 +150,9 @@ class Server:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+
+    def _expect_no_requests(self) -> None:
+        self._shared.expects_requests = False
 
     async def _wait_until_empty(self, deadline_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -68,6 +68,7 @@ class Shared:
         "connections_total",
         "dates",
         "endpoint",
+        "expects_requests",
         "limits",
         "requests_refused",
         "requests_total",
@@ -91,6 +92,7 @@ class Shared:
         self.state = state
         self.root_path = root_path
         self.dates = DateLine()
+        self.expects_requests = True  # also on connections that have brought none so far
         self.connections: set[Tracked] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.websockets = 0

@@ -74,6 +74,29 @@ def test_while_it_drains_it_still_accepts_for_a_grace():
     assert b"connection" not in first.headers
 
 
+def test_a_connection_that_was_just_taken_may_still_bring_its_first_request():
+    with running(drain_grace_s=0.05) as server:
+        with server.connect() as fresh:
+            server.wait_until(lambda: server.server.statistics().connections)
+            draining = server.begin(server.server.drain(grace_s=WAIT_S))
+            server.wait_until(lambda: server.server._shared.dates.closing)
+            server.call(server.server._close_listeners)
+            server.call(lambda: [one.drain() for one in server.server._shared.connections])
+            fresh.sendall(GET)
+            (response,) = responses_of(read_all(fresh))
+            assert response.status == 200
+            assert response.headers[b"connection"] == b"close"
+        draining.cancel()
+
+
+def test_a_connection_that_brings_no_request_does_not_hold_up_a_stop():
+    with running(drain_grace_s=0.05) as server, server.connect() as silent:
+        server.wait_until(lambda: server.server.statistics().connections)
+        draining = server.begin(server.server.drain())
+        assert read_all(silent) == b""
+        draining.result(WAIT_S)
+
+
 def test_a_stream_hears_of_the_drain_deadline():
     heard = []
 

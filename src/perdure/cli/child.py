@@ -1,0 +1,94 @@
+"""A process below the supervisor, as the supervisor sees it: started, heard, told, ended."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from perdure.cli.options import ServeOptions
+from perdure.cli.supervised import GO, READY, STANDING_BY
+
+
+class Child:
+    """One process and our end of the socket pair to it; `supervised` says what goes over it."""
+
+    def __init__(self, title: str, options: ServeOptions, bound: socket.socket | None) -> None:
+        """Start it.
+
+        Args:
+            title: what `ps` shall show of it.
+            bound: where it listens for requests; None: it takes none.
+        """
+        self.place = options.place
+        self.began_s = time.monotonic()
+        self.is_standing_by = False
+        self.is_ready = False
+        self.is_told_to_leave = False
+        self._may_go = False
+        self._pair, theirs = socket.socketpair()
+        self._pair.setblocking(False)
+        inherited = [theirs.fileno()] + ([bound.fileno()] if bound is not None else [])
+        # -P: a folder of the user's with a logging.py in it must not come before Python's own
+        command = [sys.executable, "-P", "-m", "perdure.cli.serve", title, options.target]
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, *map(str, inherited)],
+                pass_fds=inherited,
+                start_new_session=True,  # a Ctrl-C reaches us only, and we pass it on once
+            )
+        self._say(options.to_line())
+
+    def fileno(self) -> int:
+        """For `select`: readable when the process has said something; -1 when it has hung up."""
+        return self._pair.fileno()
+
+    def hear(self) -> None:
+        """Take in what the process has said."""
+        try:
+            words = self._pair.recv(16)
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError:  # hung up before
+            return
+        self.is_standing_by |= STANDING_BY in words
+        self.is_ready |= READY in words
+        if not words:
+            self._pair.close()
+
+    def go(self) -> None:
+        """Let it begin, if it stands by and was not told before."""
+        if self.is_standing_by and not self._may_go:
+            self._may_go = True
+            self._say(GO)
+
+    def tell_to_leave(self, number: signal.Signals) -> None:
+        """Send the signal, or SIGTERM before it is ready: nothing has begun then.
+
+        SIGINT in the midst of an import would show a traceback.
+        """
+        self.hear()
+        self.is_told_to_leave = True
+        self._process.send_signal(number if self.is_ready else signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.is_told_to_leave = True
+        self._process.kill()
+
+    def exit_code(self) -> int | None:
+        """How it ended, as `subprocess` tells it; None: it runs."""
+        code = self._process.poll()
+        if code is not None:
+            self.hear()  # the last words
+            self._pair.close()
+        return code
+
+    def ran_s(self) -> float:
+        """How long ago it was started."""
+        return time.monotonic() - self.began_s
+
+    def _say(self, words: bytes) -> None:
+        with contextlib.suppress(OSError):  # it is gone; SIGCHLD tells
+            self._pair.send(words)

@@ -1,0 +1,27 @@
+"""The one line that says what runs, where it is reached, and where its data are."""
+
+import socket
+from urllib.parse import urlsplit
+
+from perdure.cli.address import url_of
+from perdure.cli.layout import Layout
+from perdure.cli.options import ServeOptions
+
+
+def greeting(options: ServeOptions, bound: socket.socket | None, layout: Layout) -> str:
+    """What `perdure run` says once everything serves."""
+    what = f"serving {options.target} on {url_of(bound)}" if bound else f"running {options.target}"
+    told = [text for text in (str(layout), _data(options.store)) if text]
+    return f"Perdure is {what} ({'; '.join(told)})"
+
+
+def _data(store: str) -> str:
+    scheme, _, rest = store.partition(":")
+    if scheme == "sqlite":
+        return f"data in {rest}"
+    if scheme == "memory":
+        return "data in memory, gone when it stops"
+    if rest == "embedded":
+        return "data in an embedded PostgreSQL"
+    parts = urlsplit(store)  # there may be a password in it
+    return f"data in PostgreSQL at {parts.hostname or 'localhost'}{parts.path}"

@@ -1,0 +1,52 @@
+"""A roll-out: new code in one process after the other, while all the others serve.
+
+    for each post:  start the successor with the code that is there now
+                    → it is ready; or, where only one may own the actors, it stands by
+                    → the one before leaves, as gracefully as on SIGTERM
+                    → it has left, and the successor serves: go on with the next post
+
+Owners come first, as they do when everything starts: a web process may call what is new in them.
+A successor that does not start ends the roll-out, and everything that was not replaced stays.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from perdure.cli.child import Child
+from perdure.cli.post import Post, how
+
+START_MAX_S = 120.0  # for a successor to get ready; its app may load a lot
+
+
+class NotStartedError(Exception):
+    """Raised when a successor did not start: what and why."""
+
+
+def roll_out(posts: Sequence[Post]) -> Iterator[None]:
+    """Replace them; gives control back wherever there is something to wait for.
+
+    Raises NotStartedError.
+    """
+    for post in posts:
+        if post.is_ready:
+            new = post.start_successor()
+            yield from _until_fit(post, new)
+            if post.child is not new:
+                post.hand_over()
+        else:  # it serves nobody: there is no need to be gentle
+            new = post.start_anew()
+        while not post.is_settled:
+            if post.child is not new:
+                raise NotStartedError(f"{post.name} did not last ({how(post.last_code)})")
+            yield
+
+
+def _until_fit(post: Post, new: Child) -> Iterator[None]:
+    """Wait until the successor is fit, or has got the post already, since its holder died."""
+    while not post.is_successor_fit() and post.child is not new:
+        if post.successor is not new:
+            raise NotStartedError(f"{post.name} did not start ({how(post.last_code)})")
+        if time.monotonic() - new.began_s > START_MAX_S:
+            new.kill()
+            raise NotStartedError(f"{post.name} was not ready after {START_MAX_S:g} s")
+        yield
