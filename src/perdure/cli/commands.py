@@ -82,7 +82,7 @@ def run(
 
     options = ServeOptions(
         target=target,
-        store=store or f"sqlite:{data}",
+        store=f"{store}:{data}" if store == "postgresql:embedded" else store or f"sqlite:{data}",
         log_level=log_level,
         log_format=log_format,
     )

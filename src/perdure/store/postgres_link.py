@@ -181,7 +181,7 @@ class Session:
         return made
 
 
-class _translated:  # noqa: N801 - reads as a word
+class _translated:
     """Tells a broken connection, and values that cannot be sent, from an answer of the server."""
 
     __slots__ = ("_session",)

@@ -6,7 +6,8 @@ longer than a deadline. Whether a change whose answer was lost has been made, th
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import asyncpg
@@ -116,33 +117,32 @@ class _Lane:
 
     async def run(self, sql: str, *arguments: Any) -> Sequence[Any]:
         """The rows of one statement."""
+        async with self._in_turn() as session:
+            return await session.run(sql, arguments, self._answer_s)
+
+    async def create_tables(self) -> None:
+        """Make the registry's tables and functions if they are not there."""
+        async with self._in_turn() as session, session.transaction(self._answer_s):
+            [[is_there]] = await session.step(IS_THERE, (), self._answer_s)
+            if is_there:  # then without the lock, which somebody may hold who makes large indexes
+                return
+            await session.execute(LOCK_SCHEMA, self._answer_s)
+            [[is_there]] = await session.step(IS_THERE, (), self._answer_s)
+            if not is_there:
+                await session.execute(CREATE, self._answer_s)
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[Session]:
         try:
             async with asyncio.timeout(self._answer_s), self._turn:
-                session = await self._usable()
-                return await session.run(sql, arguments, self._answer_s)
+                if self._session is None or not self._session.is_usable:
+                    self._session = await self._server.connect(self._answer_s)
+                yield self._session
         except TimeoutError as error:
             raise StoreError(
                 f"{self._server.label} did not answer within {self._answer_s:g} s"
             ) from error
-        except (LostError, asyncpg.PostgresError) as error:
+        except LostError as error:
+            raise StoreError(f"{self._server.label}: the connection was lost: {error}") from error
+        except asyncpg.PostgresError as error:
             raise self._server.error(error) from error
-
-    async def create_tables(self) -> None:
-        """Make the registry's tables and functions if they are not there."""
-        try:
-            async with asyncio.timeout(self._answer_s), self._turn:
-                session = await self._usable()
-                async with session.transaction(self._answer_s):
-                    await session.execute(LOCK_SCHEMA, self._answer_s)
-                    [[is_there]] = await session.step(IS_THERE, (), self._answer_s)
-                    if not is_there:
-                        await session.execute(CREATE, self._answer_s)
-        except TimeoutError as error:
-            raise StoreError(f"{self._server.label}: the tables are not there in time") from error
-        except (LostError, asyncpg.PostgresError) as error:
-            raise self._server.error(error) from error
-
-    async def _usable(self) -> Session:
-        if self._session is None or not self._session.is_usable:
-            self._session = await self._server.connect(self._answer_s)
-        return self._session

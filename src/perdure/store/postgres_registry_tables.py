@@ -141,7 +141,11 @@ _ATTRIBUTES = f"LANGUAGE plpgsql SET lock_timeout = {int(LOCK_WAIT_S * 1000)}"
 
 LOCK_SCHEMA = f"SELECT pg_advisory_xact_lock({LOCK})"
 
-IS_THERE = "SELECT to_regclass('perdure_cluster') IS NOT NULL"
+# Not to_regclass(): it remembers what was not there a moment ago, before the lock was waited for.
+IS_THERE = (
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables WHERE tablename = 'perdure_cluster'"
+    " AND schemaname = ANY(current_schemas(false)))"
+)
 
 CREATE = _TABLES + "".join(
     part.replace("{attributes}", _ATTRIBUTES)

@@ -14,7 +14,11 @@ def registry_from_url(url: str) -> Registry | None:
 
 
 def store_from_url(url: str) -> Store:
-    """The store named by `sqlite:DIRECTORY` or `memory:`; raises StoreError for any other."""
+    """The store that a URL names; raises StoreError for one that names none.
+
+    `memory:`, `sqlite:DIRECTORY`, or `postgresql:embedded:DIRECTORY`, where DIRECTORY is `data`
+    if it is left out.
+    """
     scheme, _, rest = url.partition(":")
     if scheme == "memory" and not rest:
         return MemoryStore()
@@ -22,4 +26,8 @@ def store_from_url(url: str) -> Store:
         from perdure.store.sqlite import SqliteStore  # loads SQLite, which memory: has no use for
 
         return SqliteStore(Path(rest.removeprefix("//") or "."))
+    if scheme == "postgresql" and (rest == "embedded" or rest.startswith("embedded:")):
+        from perdure.store.postgres_embedded_store import EmbeddedPostgresStore
+
+        return EmbeddedPostgresStore(Path(rest.removeprefix("embedded").lstrip(":") or "data"))
     raise StoreError(f"unknown store {url!r}; use sqlite:DIRECTORY or memory:")

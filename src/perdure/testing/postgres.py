@@ -31,14 +31,14 @@ def _server_url() -> str:
     directory = Path(tempfile.mkdtemp(prefix="perdure-postgres-"))
     directory.chmod(0o711)  # run by root, the server is another user's
     server = EmbeddedServer(directory)
-    url = server.start()
+    server.start()
 
     def end() -> None:
         server.stop()
         shutil.rmtree(directory)
 
     atexit.register(end)
-    return url
+    return server.url
 
 
 async def _create(name: str) -> None:

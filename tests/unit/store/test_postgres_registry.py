@@ -1,6 +1,8 @@
 """What the registry in PostgreSQL adds to the contract: who waits for whom, and for how long."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -12,6 +14,7 @@ from perdure.base.errors import FencedError, StoreError
 from perdure.base.shards import SHARDS
 from perdure.store.postgres_link import Server
 from perdure.store.postgres_registry import PostgresRegistry
+from perdure.store.postgres_registry_tables import LOCK_SCHEMA
 from perdure.store.registry import NOBODY
 from perdure.testing import async_test
 from perdure.testing.postgres import fresh_database
@@ -206,6 +209,29 @@ async def test_ten_processes_can_make_the_tables_at_once() -> None:
 
 
 @async_test
+async def test_nothing_that_is_called_waits_for_locks_without_end() -> None:
+    url = fresh_database()
+    async with opened(url), connected(url) as reader:
+        rows = await reader.fetch(
+            "SELECT proname, proconfig::text FROM pg_proc WHERE proname LIKE 'perdure%'"
+        )
+        unbounded = {name for name, settings in rows if "lock_timeout=2000" not in str(settings)}
+        assert unbounded == {"perdure_give", "perdure_remove"}  # called by the others
+        assert len(rows) == 7
+
+
+@async_test
+async def test_who_starts_while_another_makes_large_indexes_need_not_wait() -> None:
+    url = fresh_database()
+    async with opened(url), connected(url) as busy:
+        transaction = busy.transaction()
+        await transaction.start()
+        await busy.execute(LOCK_SCHEMA)
+        async with asyncio.timeout(2), opened(url) as registry:
+            assert list((await registry.view(0)).members) == []
+
+
+@async_test
 async def test_epochs_count_the_changes_of_owner() -> None:
     url = fresh_database()
     async with opened(url) as registry, connected(url) as reader:
@@ -235,6 +261,27 @@ async def test_a_registry_goes_on_after_its_connections_were_cut() -> None:
         await registry.renew(one, LONG_S, "active", 0)
         assert await registry.take_over(NOBODY, {1: one}, seen_dead=False) is not None
         assert owned(await registry.view(0)) == {1: one}
+
+
+@async_test
+async def test_a_database_that_stopped_answering_is_given_up_in_time_and_found_again() -> None:
+    url = fresh_database()
+    async with opened(url) as registry, connected(url) as administrator:
+        one = await joined(registry)
+        await registry.view(0)
+        frozen = await administrator.fetchval(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'perdure'"
+            " AND datname = current_database() AND query LIKE '%renewed%'"
+        )
+        registry._looks._answer_s = 0.2
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreError, match=r"did not answer within 0\.2 s"):
+                await registry.renew(one, LONG_S, "active", 0)
+            registry._looks._answer_s = 5.0
+            assert len((await registry.renew(one, LONG_S, "active", 0)).members) == 1
+        finally:
+            os.kill(frozen, signal.SIGCONT)
 
 
 @async_test

@@ -1,0 +1,296 @@
+"""The PostgreSQL store: for any number of processes, on any number of machines.
+
+A group commit is one statement, and so one round trip (see `postgres_batch`), valid only on top of
+the commit before it (see `postgres_chain`). Commits have one connection, for they come one after the
+other; reads have a few of their own.
+
+While the database is away, reads fail at once; a commit waits for it as long as a commit may take.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import asyncpg
+
+from perdure.base import points
+from perdure.base.clock import Clock, SystemClock
+from perdure.base.errors import ConflictError, StoreError
+from perdure.base.ids import jittered
+from perdure.store.api import (
+    ActorSchema,
+    Batch,
+    Committed,
+    Message,
+    Query,
+    RequestRecord,
+    Shards,
+    StoredActor,
+    StoredSchema,
+    Stream,
+    Timer,
+    TimerPlace,
+)
+from perdure.store.postgres_batch import (
+    MESSAGES_MAX,
+    Statement,
+    Table,
+    message_ids,
+    needs_steps,
+    statement,
+)
+from perdure.store.postgres_chain import COMMIT_S, Chain
+from perdure.store.postgres_coalesce import Coalescer
+from perdure.store.postgres_link import LostError, Server, Session
+from perdure.store.postgres_reader import LONG_READ_S, SESSIONS_MAX, Reader
+from perdure.store.postgres_registry import PostgresRegistry
+from perdure.store.postgres_steps import Steps
+from perdure.store.postgres_tables import constraint_fields, create_tables, table_sql_name
+from perdure.store.registry import Registry
+
+_OPEN_S = 600.0  # to make indexes over what is there
+_CLOSE_S = 1.0  # for a commit under way
+_CONFLICT = "PD001"  # what perdure_conflict() raises
+_CONFLICT_TEXT = "the store holds another version than the one in memory"
+_RETRY_S = 0.01
+_PLAIN = Committed()
+
+_FORGET = (
+    "DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE created_at_ms < $1"
+    " ORDER BY created_at_ms LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING 1"
+)
+
+
+class PostgresStore:
+    """A `Store` in the database that a `postgresql:` URL names."""
+
+    reads_never_wait = False
+
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        self._clock: Clock = clock or SystemClock()
+        self._server = Server(url, self._clock)
+        self._chain = Chain(self._server, self._clock)
+        self._reader = Reader(self._server, self._clock)
+        self._loads = Coalescer(self._reader.load_many, SESSIONS_MAX)
+        self._requests = Coalescer(self._reader.find_requests, SESSIONS_MAX)
+        self._tables: dict[str, Table] = {}
+        self._unique_fields: dict[str, str] = {}
+        self._turn = asyncio.Lock()  # one commit at a time
+        self._running: asyncio.Task[Committed] | None = None
+        self.registry: Registry | None = PostgresRegistry(self._server)
+
+    async def open(self, schemas: Iterable[ActorSchema]) -> None:
+        schemas = list(schemas)
+        self._turn = asyncio.Lock()
+        session = await self._server.connect()
+        try:
+            async with session.transaction(_OPEN_S), asyncio.timeout(_OPEN_S):
+                namespace = await create_tables(session.connection, schemas, self._server.label)
+                await self._chain.stand_alone(session, _OPEN_S)
+        except (asyncpg.PostgresError, LostError, OSError, TimeoutError) as error:
+            session.drop()
+            raise self._server.error(error) from error
+        except BaseException:
+            session.drop()
+            raise
+        self._chain.adopt(session)
+        self._tables = {
+            one.name: Table(table_sql_name(one.name, namespace), one.version) for one in schemas
+        }
+        self._unique_fields = constraint_fields(schemas)
+        self._reader.open(self._tables, namespace)
+
+    async def close(self) -> None:
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=_CLOSE_S)
+            self._running.cancel()
+        self._loads.close()
+        self._requests.close()
+        self._reader.close()
+        self._chain.close()
+
+    def stand_on(self, incarnation: int) -> None:
+        self._chain.stand_on(incarnation)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def commit(self, batch: Batch) -> Committed:
+        # in a task of its own: whoever waits may be cancelled, the chain goes on
+        task = asyncio.get_running_loop().create_task(self._commit_in_turn(batch))
+        self._running = task
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: "asyncio.Task[Committed]") -> None:
+        if self._running is task:
+            self._running = None
+        if not task.cancelled():
+            task.exception()  # seen, also when nobody waits for it any more
+
+    async def _commit_in_turn(self, batch: Batch) -> Committed:
+        if len(batch.sent) > MESSAGES_MAX:
+            raise StoreError(f"{len(batch.sent)} messages in one commit; {MESSAGES_MAX} fit")
+        deadline_s = self._clock.monotonic_s() + COMMIT_S
+        async with self._turn:
+            if self._chain.is_in_doubt:
+                await self._chain.settle(deadline_s)
+            return await self._commit(batch, deadline_s)
+
+    async def _commit(self, batch: Batch, deadline_s: float) -> Committed:
+        try:
+            made = statement(batch, self._tables)
+        except KeyError as error:
+            raise StoreError(f"the store was not opened with a class {error}") from None
+        if len(made.values) == 3:
+            return _PLAIN
+        in_steps = needs_steps(batch)
+        steps: Steps | None = None
+        while True:
+            number = self._chain.begin()
+            session = await self._chain.session(deadline_s)
+            left_s = deadline_s - self._clock.monotonic_s()
+            self._chain.sent(number)
+            try:
+                if steps is None and not needs_steps(batch):
+                    block = await self._write(made, session, number, left_s)
+                else:
+                    steps = self._steps(session, number, left_s)
+                    block = await self._write_steps(steps, batch, session, number, left_s)
+            except (LostError, OSError):
+                settled = await self._chain.settle(deadline_s)
+                if settled is None:
+                    continue  # it is not there and never will be
+                block = settled
+            except asyncpg.UniqueViolationError as error:
+                self._chain.failed()
+                if error.constraint_name not in self._unique_fields or steps is not None:
+                    raise ConflictError(_CONFLICT_TEXT) from error
+                steps = self._steps(session, number, left_s)  # which, they will tell
+                continue
+            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
+                self._chain.failed()
+                if left_s <= _RETRY_S:
+                    raise self._server.error(error) from error
+                await self._clock.sleep(jittered(_RETRY_S))
+                continue
+            except asyncpg.PostgresError as error:
+                self._chain.failed()
+                if error.sqlstate == _CONFLICT:
+                    raise ConflictError(_CONFLICT_TEXT) from error
+                raise self._server.error(error) from error
+            if steps is not None:
+                steps.block = block
+                return Committed(steps.ids(batch), steps.refused)
+            return Committed(message_ids(block, len(batch.sent))) if batch.sent else _PLAIN
+
+    async def _write(self, made: Statement, session: Session, number: int, left_s: float) -> int:
+        """The batch in one statement; returns the block of its messages."""
+        made.values[:2] = (self._chain.incarnation, number)
+        points.reach("after_begin")
+        points.reach("before_fsync")
+        rows = await session.run(made.sql, made.values, left_s)
+        if not rows:
+            raise self._chain.fence()
+        self._chain.done(number)
+        points.reach("after_fsync")
+        return int(rows[0][0])
+
+    def _steps(self, session: Session, number: int, left_s: float) -> Steps:
+        place = (self._chain.incarnation, number)
+        return Steps(session, self._tables, self._unique_fields, place, left_s)
+
+    async def _write_steps(
+        self, steps: Steps, batch: Batch, session: Session, number: int, left_s: float
+    ) -> int:
+        points.reach("after_begin")
+        async with session.transaction(left_s):
+            if not await steps.write(batch):
+                raise self._chain.fence()
+            points.reach("before_fsync")
+        self._chain.done(number)
+        points.reach("after_fsync")
+        return steps.block
+
+    async def forget_requests(self, before_ms: int, limit: int) -> int:
+        return await self._forget("perdure_request", before_ms, limit)
+
+    async def forget_answers(self, before_ms: int, limit: int) -> int:
+        return await self._forget("perdure_answers", before_ms, limit)
+
+    async def _forget(self, table: str, before_ms: int, limit: int) -> int:
+        sql = _FORGET.format(table=table)
+        return len(await self._reader.rows(sql, before_ms, limit, timeout_s=LONG_READ_S))
+
+    async def _settle(self) -> None:
+        """Find out first what became of a commit whose outcome is open."""
+        if self._chain.is_in_doubt:
+            async with self._turn:
+                if self._chain.is_in_doubt:
+                    await self._chain.settle(self._clock.monotonic_s() + COMMIT_S)
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def find_answers(self, gateway: str, number: int) -> list[bytes]:
+        await self._settle()
+        return await self._reader.find_answers(gateway, number)
+
+    async def load(self, actor_type: str, key: str) -> StoredActor | None:
+        await self._settle()
+        return await self._loads.find(actor_type, key)
+
+    async def find_request(
+        self, actor_type: str, key: str, request_id: str
+    ) -> RequestRecord | None:
+        await self._settle()
+        return await self._requests.find("perdure_request", (actor_type, key, request_id))
+
+    async def actor_types(self) -> dict[str, int]:
+        return await self._reader.actor_types()
+
+    async def schemas(self) -> list[StoredSchema]:
+        return await self._reader.schemas()
+
+    async def scan(self, actor_type: str, after: str, limit: int) -> list[StoredActor]:
+        return await self._reader.scan(actor_type, after, limit)
+
+    async def query(self, query: Query) -> list[StoredActor]:
+        return await self._reader.query(query)
+
+    async def expired(
+        self, actor_type: str, before_ms: int, limit: int, shards: Shards = None
+    ) -> list[str]:
+        return await self._reader.expired(actor_type, before_ms, limit, shards)
+
+    async def entry(self, actor_type: str, key: str, field: str, entry: str) -> bytes | None:
+        await self._settle()
+        return await self._reader.entry((actor_type, key, field), entry)
+
+    async def entries(
+        self,
+        actor_type: str,
+        key: str,
+        field: str,
+        *,
+        start: str = "",
+        end: str | None = None,
+        limit: int = 100,
+        descending: bool = False,
+    ) -> list[tuple[str, bytes]]:
+        await self._settle()
+        at = (actor_type, key, field)
+        return await self._reader.entries(at, start, end, limit, descending=descending)
+
+    async def count_entries(self, actor_type: str, key: str, field: str) -> int:
+        await self._settle()
+        return await self._reader.count_entries((actor_type, key, field))
+
+    async def streams(self, limit: int, shards: Shards = None) -> list[tuple[Stream, int]]:
+        return await self._reader.streams(limit, shards)
+
+    async def messages(self, stream: Stream, after_id: int, limit: int) -> list[Message]:
+        return await self._reader.messages(stream, after_id, limit)
+
+    async def dead_letters(self, after_id: int, limit: int) -> list[Message]:
+        return await self._reader.dead_letters(after_id, limit)
+
+    async def timers(self, after: TimerPlace, limit: int, shards: Shards = None) -> list[Timer]:
+        return await self._reader.timers(after, limit, shards)
