@@ -6,7 +6,9 @@ memory, whatever its role, so that nothing depends on how calls travel.
 
 import os
 import pty
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +42,8 @@ class StandIn(App):
                   file=places)
         if Path(f"no-{place.role}").exists():
             os._exit(3)
+        while Path(f"slow-{place.role}").exists():
+            await asyncio.sleep(0.005)
         await super().start("memory:", on_broken)
 
 
@@ -121,7 +125,7 @@ def test_several_processes_say_in_one_line_what_runs(tmp_path: Path) -> None:
         line += "(2 web, 1 state; data in memory, gone when it stops)\n"
         assert run.log() == line
         places = [line.split() for line in (tmp_path / "places").read_text().splitlines()]
-        assert [place[1] for place in places] == ["state", "web", "web"], "owners come first"
+        assert [place[1] for place in places] == ["state", "web", "web"]
         assert {place[4] for place in places} == {"32"}
         listen = places[0][2]
         assert listen.startswith("unix:/")
@@ -131,6 +135,15 @@ def test_several_processes_say_in_one_line_what_runs(tmp_path: Path) -> None:
         run.process.terminate()
         assert run.wait() == 0
         assert not directory.exists()
+
+
+def test_web_processes_start_once_there_is_an_owner(tmp_path: Path) -> None:
+    (tmp_path / "slow-state").touch()
+    with Supervised(tmp_path, STAND_IN, options=SEVERAL) as run:
+        until((tmp_path / "places").exists, "the owner to start")
+        assert list(run.titles().values()) == ["state-1"]
+        (tmp_path / "slow-state").unlink()
+        assert sorted(_ready(run)) == ["state-1", "web-1", "web-2"]
 
 
 def test_neither_the_key_nor_the_store_can_be_read_from_outside(tmp_path: Path) -> None:
@@ -173,6 +186,20 @@ def test_a_web_process_that_cannot_start_again_does_not_end_the_others(tmp_path:
         assert run.wait() == failures.BAD_APP, "nobody is left who serves"
 
 
+def test_a_supervisor_without_descriptors_waits_for_better_times(tmp_path: Path) -> None:
+    with Supervised(tmp_path, STAND_IN, options=SEVERAL) as run:
+        before = _ready(run)
+        held = max(int(name) for name in os.listdir(f"/proc/{run.process.pid}/fd")) + 1
+        limits = resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, (held - 1, limits[1]))
+        os.kill(before["web-1"], signal.SIGKILL)
+        run.wait_for_log("web 1 cannot be started (Too many open files) pause_s=5.0")
+        assert run.ask("GET", "/counter/c/view") == (200, [])
+        resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, limits)
+        run.pid_of("web-1", other_than=before["web-1"])
+        run.wait_for_log("serving again")
+
+
 def test_an_owner_that_cannot_start_ends_all(tmp_path: Path) -> None:
     (tmp_path / "no-state").touch()
     with Supervised(tmp_path, STAND_IN, options=SEVERAL) as run:
@@ -182,8 +209,12 @@ def test_an_owner_that_cannot_start_ends_all(tmp_path: Path) -> None:
 
 
 def test_an_app_that_cannot_be_loaded_says_so_once(tmp_path: Path) -> None:
-    with Supervised(tmp_path, "app = 1", options=REGISTRY) as run:
+    counts = "import time\nfrom pathlib import Path\nopen('imports', 'a').write('.')\n"
+    counts += "end_s = time.monotonic() + 0.3\n"  # for others that may have been started as well
+    counts += "while Path('imports').read_text() == '.' and time.monotonic() < end_s: pass\napp = 1"
+    with Supervised(tmp_path, counts, options=REGISTRY) as run:
         assert run.wait() == failures.BAD_APP
+        assert (tmp_path / "imports").read_text() == "."
         assert run.log() == "perdure: counter.py:app is a int, not a perdure.App\n"
 
 
@@ -263,6 +294,42 @@ def test_a_web_process_that_is_killed_takes_only_its_own_connections_along(tmp_p
                 _pid_behind(connection)
         run.wait_for_log("web 1 died (SIGKILL), starting again")
         assert run.ask("POST", "/counter/c/add", {"name": "x"}) == (200, 1)
+
+
+def test_a_live_view_stays_open_while_owners_die_and_are_replaced(tmp_path: Path) -> None:
+    watched = APP.replace("seen: list[str] = []", "seen: Annotated[list[str], live] = []")
+    watched = "from typing import Annotated\nfrom perdure import live\n" + watched
+    with Supervised(tmp_path, watched, options=REAL) as run:
+        pid = _ready(run)["state-1"]
+        with socket.create_connection(("127.0.0.1", run.port), timeout=WITHIN_S) as stream:
+            stream.sendall(b"GET /counter/c/live HTTP/1.1\r\nhost: here\r\n\r\n")
+            _read_until(stream, b'"seen":[]')
+            os.kill(pid, signal.SIGKILL)
+            assert run.ask("POST", "/counter/c/add", {"name": "one"}) == (200, 1)
+            _read_until(stream, b'"seen":["one"]')
+            run.process.send_signal(signal.SIGHUP)
+            until(lambda: run.log().count("serving again") == 2, "the owner's successor")
+            assert run.ask("POST", "/counter/c/add", {"name": "two"}) == (200, 2)
+            _read_until(stream, b'"seen":["one","two"]')
+
+
+def _read_until(stream: socket.socket, text: bytes) -> None:
+    said = b""
+    while text not in said:
+        chunk = stream.recv(65_536)
+        assert chunk, f"the stream ended after {said!r}"
+        said += chunk
+
+
+def test_an_owner_whose_disk_failed_is_followed_by_one_that_recovers(tmp_path: Path) -> None:
+    # the third commit of each process fails
+    fault = {"PERDURE_FAULT": "before_fsync:raise:3"}
+    with Supervised(tmp_path, environment=fault, options=REAL) as run:
+        _ready(run)
+        answers = [run.ask("POST", "/counter/c/add", {"name": str(n)})[0] for n in range(4)]
+        assert answers == [200, 200, 503, 200]
+        assert run.ask("GET", "/counter/c/view") == (200, ["0", "1", "3"])
+        assert f"state 1 died (exit code {failures.DISK_FAILED}), starting again" in run.log()
 
 
 # the mounted app runs where requests are taken

@@ -15,7 +15,7 @@ class Child:
     """One process and our end of the socket pair to it; `supervised` says what goes over it."""
 
     def __init__(self, title: str, options: ServeOptions, bound: socket.socket | None) -> None:
-        """Start it.
+        """Start it. Raises OSError if the system does not let us.
 
         Args:
             title: what `ps` shall show of it.
@@ -32,12 +32,14 @@ class Child:
         inherited = [theirs.fileno()] + ([bound.fileno()] if bound is not None else [])
         # -P: a folder of the user's with a logging.py in it must not come before Python's own
         command = [sys.executable, "-P", "-m", "perdure.cli.serve", title, options.target]
-        with theirs:
+        with theirs, contextlib.ExitStack() as on_error:
+            on_error.callback(self._pair.close)
             self._process = subprocess.Popen(
                 [*command, *map(str, inherited)],
                 pass_fds=inherited,
                 start_new_session=True,  # a Ctrl-C reaches us only, and we pass it on once
             )
+            on_error.pop_all()
         self._say(options.to_line())
 
     def fileno(self) -> int:

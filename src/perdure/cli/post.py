@@ -65,7 +65,7 @@ class Post:
         return max(0.0, self._due_s - time.monotonic())
 
     def start(self) -> None:
-        """Start a process for it."""
+        """Start a process for it. Raises OSError, as do all that start one."""
         self.child = self._start(self)
         self.was_held = True
 
@@ -140,11 +140,17 @@ class Post:
 
     def start_anew(self) -> Child:
         """Start with what code there is now; for a post whose process does not serve yet."""
+        new = self._start(self)
         if self.child is not None:
             self.child.kill()
             self._leaving.append(self.child)
-        self.child = self._start(self)
-        return self.child
+        self.child = new
+        return new
+
+    def kill_leaving(self) -> None:
+        """End those at once that were told to leave."""
+        for child in self._leaving:
+            child.kill()
 
     @property
     def is_settled(self) -> bool:

@@ -16,6 +16,9 @@ from perdure.cli.child import Child
 from perdure.cli.post import Post, how
 
 START_MAX_S = 120.0  # for a successor to get ready; its app may load a lot
+# For the one before to leave. It has limits of its own, of which we know nothing here; this one is
+# for a process that hears nothing any more, such as one with an endless loop in a method.
+LEAVE_MAX_S = 600.0
 
 
 class NotStartedError(Exception):
@@ -28,17 +31,16 @@ def roll_out(posts: Sequence[Post]) -> Iterator[None]:
     Raises NotStartedError.
     """
     for post in posts:
-        if post.is_ready:
-            new = post.start_successor()
+        is_gentle = post.is_ready  # else it serves nobody
+        try:
+            new = post.start_successor() if is_gentle else post.start_anew()
+        except OSError as error:
+            raise NotStartedError(f"{post.name} did not start ({error.strerror})") from error
+        if is_gentle:
             yield from _until_fit(post, new)
             if post.child is not new:
                 post.hand_over()
-        else:  # it serves nobody: there is no need to be gentle
-            new = post.start_anew()
-        while not post.is_settled:
-            if post.child is not new:
-                raise NotStartedError(f"{post.name} did not last ({how(post.last_code)})")
-            yield
+        yield from _until_settled(post, new)
 
 
 def _until_fit(post: Post, new: Child) -> Iterator[None]:
@@ -49,4 +51,15 @@ def _until_fit(post: Post, new: Child) -> Iterator[None]:
         if time.monotonic() - new.began_s > START_MAX_S:
             new.kill()
             raise NotStartedError(f"{post.name} was not ready after {START_MAX_S:g} s")
+        yield
+
+
+def _until_settled(post: Post, new: Child) -> Iterator[None]:
+    """Wait until the successor serves, and the one before has left."""
+    end_s = time.monotonic() + LEAVE_MAX_S
+    while not post.is_settled:
+        if post.child is not new:
+            raise NotStartedError(f"{post.name} did not last ({how(post.last_code)})")
+        if time.monotonic() > end_s:
+            post.kill_leaving()
         yield

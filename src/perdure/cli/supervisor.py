@@ -76,8 +76,13 @@ class Supervisor:
 
     def _start_what_is_due(self) -> None:
         for post in self._vacant():
-            if not post.due_in_s():
+            if post.due_in_s():
+                continue
+            try:
                 post.start()
+            except OSError as error:  # no memory, no descriptors: that may pass
+                pause_s = post.retry_later()
+                self._warn("%s cannot be started (%s)", post.name, error.strerror, pause_s=pause_s)
 
     def _vacant(self) -> list[Post]:
         """The posts that a process may be started for, now or after their pause."""
@@ -94,14 +99,16 @@ class Supervisor:
         ]
 
     def _start(self, post: Post) -> Child:
+        place = self._places.take(post.role, post.number)
         options = msgspec.structs.replace(
-            self._options,
-            is_again=post.was_held,
-            is_first=post.number <= 1,
-            place=self._places.take(post.role, post.number),
+            self._options, is_again=post.was_held, is_first=post.number <= 1, place=place
         )
         title = f"{post.role}-{post.number}" if post.number else post.role
-        return Child(title, options, None if post.role == "state" else self._bound)
+        try:
+            return Child(title, options, None if post.role == "state" else self._bound)
+        except OSError:
+            self._places.give_back(place)
+            raise
 
     def _greet_once(self) -> None:
         if not self._has_greeted and all(post.was_ready for post in self._posts):

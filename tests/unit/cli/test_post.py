@@ -205,6 +205,37 @@ def test_a_successor_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyP
     assert stage.posts[0].processes() == [old]
 
 
+def test_who_does_not_leave_in_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "LEAVE_MAX_S", -1.0)
+    stage = Stage("state", only_one=True).serving()
+    steps = roll_out(stage.posts)
+    next(steps)
+    old, new = stage.puppets
+    new.is_standing_by = True
+    next(steps)
+    assert old.code == -signal.SIGKILL
+    stage.turn()
+    new.serve()
+    assert next(steps, "over") == "over"
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_a_successor_that_the_system_does_not_allow_ends_the_roll_out(serves: bool) -> None:
+    stage = Stage("web").serving()
+    (post,) = stage.posts
+    (old,) = stage.puppets
+    old.is_ready = serves
+
+    def refused(_post: Post) -> Puppet:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    post._start = refused
+    with pytest.raises(NotStartedError, match=r"web 1 did not start \(Resource temporarily"):
+        next(roll_out(stage.posts))
+    assert post.processes() == [old]
+    assert old.code is None
+
+
 def test_a_successor_takes_over_at_once_when_the_old_one_dies() -> None:
     stage = Stage("state", only_one=True).serving()
     (post,) = stage.posts
