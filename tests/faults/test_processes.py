@@ -175,6 +175,16 @@ def test_a_process_that_died_is_started_again_and_the_others_stay(
         assert after == before | {title: again}
 
 
+@pytest.mark.parametrize("title", ["state-1", "web-2"])
+def test_a_process_that_is_ended_by_itself_is_started_again(tmp_path: Path, title: str) -> None:
+    with Supervised(tmp_path, STAND_IN, options=SEVERAL) as run:
+        before = _ready(run)
+        os.kill(before[title], signal.SIGTERM)
+        again = run.pid_of(title, other_than=before[title])
+        run.wait_for_log(f"serving again pid={again}")
+        assert "pause_s" not in run.log()
+
+
 def test_a_web_process_that_cannot_start_again_does_not_end_the_others(tmp_path: Path) -> None:
     with Supervised(tmp_path, STAND_IN, options=SEVERAL) as run:
         before = _ready(run)

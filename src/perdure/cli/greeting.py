@@ -21,7 +21,7 @@ def _data(store: str) -> str:
         return f"data in {rest}"
     if scheme == "memory":
         return "data in memory, gone when it stops"
-    if rest == "embedded":
-        return "data in an embedded PostgreSQL"
+    if rest.partition(":")[0] == "embedded":
+        return f"data in {rest.partition(':')[2] or 'data'}, an embedded PostgreSQL"
     parts = urlsplit(store)  # there may be a password in it
     return f"data in PostgreSQL at {parts.hostname or 'localhost'}{parts.path}"

@@ -147,7 +147,9 @@ class Supervisor:
 
     def _on_death(self, post: Post, end: End) -> None:
         pause_s = end.pause_s
-        if pause_s is None:
+        if end.code == 0 and not self._layout.is_one:
+            pause_s = 0.0  # somebody has ended this one; who wants to end all tells us
+        if pause_s is None and post.child is None:
             if not self._has_others_like(post):
                 if end.has_given_up:
                     self._warn(

@@ -30,7 +30,13 @@ URL = "postgresql://me:pw@db.internal/shop"
         ("sqlite:d", 2, None, f"{AT} (2 web, 1 state; data in d)"),
         (URL, 0, 2, "running shop.py (2 state; data in PostgreSQL at db.internal/shop)"),
         ("postgresql:///shop", 1, 0, f"{AT} (1 web; data in PostgreSQL at localhost/shop)"),
-        ("postgresql:embedded", None, None, f"{AT} (data in an embedded PostgreSQL)"),
+        ("postgresql:embedded", None, None, f"{AT} (data in data, an embedded PostgreSQL)"),
+        (
+            "postgresql:embedded:d",
+            2,
+            2,
+            f"{AT} (2 web, 2 state; data in d, an embedded PostgreSQL)",
+        ),
     ],
 )
 def test_it_says_what_runs_and_where_the_data_are(
