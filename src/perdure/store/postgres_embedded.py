@@ -74,15 +74,20 @@ class EmbeddedServer:
             self._forget_me()
             raise
 
-    def stop(self) -> None:
-        """Use it no longer; the last one who does so stops the server. Nothing if not started."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Use it no longer; the last one who does so stops the server. Nothing if not started.
+
+        Args:
+            at_once: leave it to the next start to write out what is only in the log.
+        """
         if self._users < 0:
             return
         try:
             with self._my_turn():
                 self._forget_me()
                 if self._is_unused() and (self._data / "postmaster.pid").exists():
-                    self._programs.run("pg_ctl", "stop", "-D", "postgres", "-m", "fast", "-w")
+                    mode = "immediate" if at_once else "fast"
+                    self._programs.run("pg_ctl", "stop", "-D", "postgres", "-m", mode, "-w")
         except OSError as error:
             raise StoreError(f"{error.filename or self._directory}: {error.strerror}") from error
 

@@ -241,10 +241,10 @@ async def _create_index(
     is_unique = field is not None and field.unique
     sql = f"CREATE {'UNIQUE ' if is_unique else ''}INDEX {quoted(name)} ON {table} ({columns})"
     try:
-        async with connection.transaction():  # a savepoint, to find out who shares a value
-            await connection.execute(sql)
+        await connection.execute(f"SAVEPOINT one_index; {sql}; RELEASE one_index")
     except asyncpg.UniqueViolationError:
         assert field is not None
+        await connection.execute("ROLLBACK TO one_index")  # to find out who shares a value
         raise await _shared_value(connection, table, field) from None
 
 

@@ -16,8 +16,8 @@ def registry_from_url(url: str) -> Registry | None:
 def store_from_url(url: str) -> Store:
     """The store that a URL names; raises StoreError for one that names none.
 
-    `memory:`, `sqlite:DIRECTORY`, or `postgresql:embedded:DIRECTORY`, where DIRECTORY is `data`
-    if it is left out.
+    `memory:`, `sqlite:DIRECTORY`, `postgresql://USER:PASSWORD@HOST/DATABASE`, or
+    `postgresql:embedded:DIRECTORY`, where DIRECTORY is `data` if it is left out.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "memory" and not rest:
@@ -30,4 +30,10 @@ def store_from_url(url: str) -> Store:
         from perdure.store.postgres_embedded_store import EmbeddedPostgresStore
 
         return EmbeddedPostgresStore(Path(rest.removeprefix("embedded").lstrip(":") or "data"))
-    raise StoreError(f"unknown store {url!r}; use sqlite:DIRECTORY or memory:")
+    if scheme in {"postgresql", "postgres"} and rest.startswith("//"):
+        from perdure.store.postgres import PostgresStore
+
+        return PostgresStore(url)
+    raise StoreError(
+        f"unknown store {url.partition('@')[0]!r}; use sqlite:DIRECTORY, postgresql://… or memory:"
+    )

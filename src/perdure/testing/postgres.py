@@ -34,7 +34,7 @@ def _server_url() -> str:
     server.start()
 
     def end() -> None:
-        server.stop()
+        server.stop(at_once=True)  # the data of many tests would take long to write
         shutil.rmtree(directory)
 
     atexit.register(end)

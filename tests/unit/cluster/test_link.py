@@ -39,7 +39,9 @@ def sent(link: LoneLink) -> list[Frame]:
 async def test_two_ends_open_and_talk() -> None:
     one, other = Recorder(), Recorder()
     other.on_frame = lambda link, frame: link.send(Answer(1, b"2"))
-    dialling, dialled = new_link(one, dials=True, incarnation=1), new_link(other, dials=False)
+    clock = VirtualClock()
+    dialling = new_link(one, dials=True, clock=clock, incarnation=1)
+    dialled = new_link(other, dials=False, clock=clock)
     joined(dialling, dialled)
     await passes()
     assert one.opened_links == [dialling]
@@ -55,6 +57,7 @@ async def test_two_ends_open_and_talk() -> None:
     assert (one.errors, other.errors) == ([None], [None])
     assert not dialling.is_open
     assert not dialled.is_open
+    assert all(alarm._callback is None for alarm in clock._alarms)
 
 
 @async_test
@@ -73,9 +76,11 @@ async def test_another_key_opens_neither_end() -> None:
 @async_test
 async def test_frames_of_one_pass_leave_with_one_write() -> None:
     lone = LoneLink()
+    scheduled = len(asyncio.get_running_loop()._ready)  # type: ignore[attr-defined]
     for number in range(100):
         lone.link.send(Answer(number, b"1"))
     assert lone.transport.writes == []
+    assert len(asyncio.get_running_loop()._ready) == scheduled + 1  # type: ignore[attr-defined]
     await passes(3)  # one more while more comes
     assert len(lone.transport.writes) == 1
     lone.link.send(Answer(100, b"1"))

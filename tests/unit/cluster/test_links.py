@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from tests.unit.cluster.wiring import (
+    FakeTransport,
     MemoryNetwork,
     Process,
     caught_logs,
@@ -170,6 +171,34 @@ async def test_a_stranger_at_the_address_is_no_evidence_of_death() -> None:
         await passes()
     assert here.handler.refusals == []
     assert [type(error) for error in here.handler.failures] == [HandshakeError]
+    assert here.handler.closed_links + there.handler.closed_links == []  # as they never opened
+
+
+@async_test
+async def test_a_link_that_is_closing_is_not_given_out() -> None:
+    network = MemoryNetwork()
+    here, there = Process(network, 1), Process(network, 2)
+    await there.links.listen("there")
+    here.links.want([PEER])
+    await passes()
+    link = here.links.link_to(2, "there")
+    assert link is not None
+    link.close()
+    assert here.links.link_to(2, "there") is None
+
+
+@async_test
+async def test_a_connection_that_comes_too_late_is_not_kept() -> None:
+    network, clock = MemoryNetwork(), VirtualClock()
+    here = Process(network, 1, clock=clock)
+    network.is_stuck = True
+    here.links.want([PEER])
+    await clock.advance(2.01)
+    late = FakeTransport(network.protocols[0])
+    network.protocols[0].connection_made(late)
+    await passes()
+    assert late.is_closed
+    assert here.handler.opened_links == []
 
 
 @async_test

@@ -11,12 +11,24 @@ from typing import Any
 
 import pytest
 import uvloop
-from tests.unit.cluster.wiring import LIMITS, Process, caught_logs, member, passes, until
+from tests.unit.cluster.wiring import (
+    KEY,
+    LIMITS,
+    Process,
+    Recorder,
+    caught_logs,
+    identity,
+    member,
+    new_link,
+    passes,
+    until,
+)
 
 from perdure.base.clock import SystemClock
-from perdure.base.errors import OverloadedError
+from perdure.base.errors import HandshakeError, OverloadedError
 from perdure.base.limits import Limits
 from perdure.cluster.frames import Answer, Changed
+from perdure.cluster.handshake import ClientHandshake, ServerHandshake
 from perdure.cluster.sockets import SocketNetwork, tls_contexts
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -226,6 +238,33 @@ def left_behind(path: Path) -> None:
     """A socket file as a killed process leaves it."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
+
+
+def test_both_ends_log_their_versions_when_they_have_none_in_common(run: Run, place: Path) -> None:
+    """The refusing end must not cut the connection before its answer has left."""
+
+    async def body() -> None:
+        handlers = Recorder(), Recorder()
+        links = [
+            new_link(handler, dials=dials, clock=SystemClock())
+            for handler, dials in zip(handlers, (True, False), strict=True)
+        ]
+        links[0]._handshake = ClientHandshake(identity(1), KEY, versions=(1, 2))
+        links[1]._handshake = ServerHandshake(identity(2), KEY, versions=(3, 4))
+        network = SocketNetwork()
+        listener = await network.listen(f"unix:{place}/socket", lambda: links[1])
+        with caught_logs() as records:
+            await network.connect(f"unix:{place}/socket", lambda: links[0])
+            await until(lambda: handlers[0].errors and handlers[1].errors)
+        listener.close()
+        await passes()
+        refusals = [one for one in records if one.levelname == "ERROR"]
+        assert sorted(one.versions for one in refusals) == [[1, 2], [3, 4]]
+        assert sorted(one.peer_versions for one in refusals) == [[1, 2], [3, 4]]
+        errors = [*handlers[0].errors, *handlers[1].errors]
+        assert [type(error) for error in errors] == [HandshakeError] * 2
+
+    run(body())
 
 
 # --- bounds

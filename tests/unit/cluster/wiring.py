@@ -177,6 +177,7 @@ class MemoryNetwork:
     def __init__(self) -> None:
         self.listeners: dict[str, ProtocolFactory] = {}
         self.transports: list[FakeTransport] = []  # the dialling ends
+        self.protocols: list[asyncio.Protocol] = []  # that are stuck
         self.attempts = 0
         self.failure: Exception | None = None
         self.is_stuck = False
@@ -188,6 +189,7 @@ class MemoryNetwork:
     async def connect(self, address: str, factory: ProtocolFactory) -> None:
         self.attempts += 1
         if self.is_stuck:
+            self.protocols.append(factory())
             await asyncio.Event().wait()
         if self.failure is not None:
             raise self.failure
