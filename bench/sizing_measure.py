@@ -5,7 +5,6 @@ The same statements as in production: batches go through `PostgresStore.commit`,
 ours; what goes into the WAL is the difference of its position.
 """
 
-import asyncio
 import os
 import random
 import statistics

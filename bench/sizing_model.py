@@ -1,9 +1,9 @@
 """A simulation of many nodes on one PostgreSQL: how many calls/s until it is full.
 
 Each node gathers the changes that arrive while its commit is under way, and then commits them
-together; it has one commit under way at a time. A commit's statement goes through one of the server's
-cores, then its WAL is flushed, together with all that waits for a flush by then, and then the node
-has its answer. So the busier the server, the larger the commits, and the cheaper each row.
+together; it has one commit under way at a time. A commit's statement goes through one of the
+server's cores, then its WAL is flushed, together with all that waits for a flush by then, and then
+the node has its answer. So the busier the server, the larger the commits, the cheaper each row.
 """
 
 import heapq
@@ -30,7 +30,12 @@ class Server:
     row_cpu_s: float = 0.0000065
     commit_wal_bytes: float = 350.0
     row_wal_bytes: float = 340.0
-    background_cores: float = 0.0  # renewals, looks, autovacuum
+    contention: float = 2.0  # how much dearer its CPU work is with all cores busy than with one
+    background_cores: float = 0.0  # renewals and looks
+
+    def cpu_s(self, rows: int) -> float:
+        """What a commit of so many rows costs a core."""
+        return self.contention * (self.commit_cpu_s + rows * self.row_cpu_s)
 
 
 @dataclass
@@ -56,7 +61,7 @@ class _What(IntEnum):
 
 
 class Simulation:
-    """One run. Arrivals are even: at these rates Poisson's waves are small beside a commit's size."""
+    """One run. Arrivals are even: beside the size of a commit, their waves are small."""
 
     def __init__(self, server: Server, *, nodes: int, changes_per_s: float, seed: int = 4) -> None:
         self._server = server
@@ -86,7 +91,8 @@ class Simulation:
             [self._step, self._computed, self._flushed, self._answered][what](now, node)
         seen, server = self.seen, self._server
         seen.cpu = (
-            seen.commits_per_s * server.commit_cpu_s + seen.rows_per_s * server.row_cpu_s
+            seen.commits_per_s * server.cpu_s(0)
+            + seen.rows_per_s * (server.cpu_s(1) - server.cpu_s(0))
         ) / self._cores
         seen.wal_bytes_per_s = (
             seen.commits_per_s * server.commit_wal_bytes + seen.rows_per_s * server.row_wal_bytes
@@ -103,7 +109,8 @@ class Simulation:
         if rows == 0:
             self._at(self._taken_until[node] + 1.0001 / self._rate, _What.STEP, node)
             return
-        self._rows[node], self._since[node] = rows, self._taken_until[node]
+        self._rows[node] = rows
+        self._since[node] = self._taken_until[node] + 1 / self._rate  # the first of them came then
         self._taken_until[node] += rows / self._rate
         self._for_core.append(node)
         self._give_cores(now)
@@ -113,8 +120,7 @@ class Simulation:
         while self._for_core and self._busy < round(self._cores):
             node = self._for_core.popleft()
             self._busy += 1
-            cost_s = server.commit_cpu_s + self._rows[node] * server.row_cpu_s
-            self._at(now + cost_s, _What.COMPUTED, node)
+            self._at(now + server.cpu_s(self._rows[node]), _What.COMPUTED, node)
 
     def _computed(self, now: float, node: int) -> None:
         self._busy -= 1
@@ -162,7 +168,7 @@ def is_full(seen: Seen, server: Server, changing: float) -> bool:
     """
     if not seen.latencies_s:
         return seen.calls_per_s * changing > _FEW_PER_S
-    rows_cpu = seen.rows_per_s * server.row_cpu_s / server.cores
+    rows_cpu = seen.rows_per_s * server.contention * server.row_cpu_s / server.cores
     is_behind = seen.rows_per_s < 0.97 * seen.calls_per_s * changing
     return max(rows_cpu, seen.disk) > 0.7 or seen.latency_s(0.99) > LATE_S or is_behind
 
