@@ -1,15 +1,18 @@
 """The how-to for three machines, done word for word, with requests going on all the time."""
 
+import asyncio
 import http.client
 import shutil
 import threading
 import time
 from pathlib import Path
 
+import asyncpg
 import pytest
 from tests.docs.documents import ROOT, blocks_of
 from tests.docs.machines import Machines
 
+from perdure.base.shards import SHARDS
 from perdure.testing.postgres import fresh_database
 
 PAGE = ROOT / "docs" / "how-to" / "three-machines.md"
@@ -46,15 +49,30 @@ class Shopper(threading.Thread):
         self.join(timeout=60)
 
 
+async def rows_of(store: str, query: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(store)
+    try:
+        return await connection.fetch(query)
+    finally:
+        await connection.close()
+
+
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs HAProxy")
 def test_the_how_to_leads_to_three_machines_and_no_request_fails(tmp_path: Path) -> None:
-    machines = Machines(tmp_path, fresh_database())
+    store = fresh_database()
+    machines = Machines(tmp_path, store)
     shoppers: list[Shopper] = []
     blocks = blocks_of(PAGE)
     try:
         machines.do(blocks[0])  # shop.py
         for block in blocks:
-            if block.reason == REASON:
+            if block.language == "sql":
+                members = asyncio.run(rows_of(store, block.text))
+                # two of three are left, with half of the shards each
+                assert [row["state"] for row in members] == ["active", "active"]
+                assert sum(row["shards"] for row in members) == SHARDS
+                assert all(row["shards"] > SHARDS / 3 for row in members)
+            elif block.reason == REASON:
                 machines.do(block)
             if "restart haproxy" in block.text:  # from here on there is a balancer
                 shoppers = [Shopper(f"shopper-{number}", machines.balancer) for number in range(4)]

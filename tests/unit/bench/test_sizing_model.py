@@ -1,6 +1,9 @@
 """The simulation behind docs/explanation/sizing.md: like what was measured, and like reason."""
 
+import json
+
 import pytest
+from bench.sizing import FIGURES, HERE, load_table, server_of
 from bench.sizing_model import Server, largest, simulate
 
 # A quiet machine, one node, a local socket: design figures for one commit at a time.
@@ -32,3 +35,8 @@ def test_a_database_with_a_slower_disk_is_full_sooner() -> None:
     slow = largest(Server(wal_bytes_per_s=1e8), nodes=100, changing=1.0)
     assert slow.calls_per_s < 0.2 * fast.calls_per_s
     assert slow.disk == pytest.approx(0.7, rel=0.1)
+
+
+def test_the_page_says_what_the_simulation_says() -> None:
+    page = (HERE.parent / "docs" / "explanation" / "sizing.md").read_text()
+    assert "\n".join(load_table(server_of(json.loads(FIGURES.read_text())))) in page
