@@ -11,7 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPException
@@ -390,6 +392,36 @@ def test_a_roll_out_of_web_processes_and_their_owner_fails_not_one_request(tmp_p
         assert not set(run.titles()) & set(before.values())
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that PostgreSQL can get to as well, which does not run as root."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_with_postgresql_owners_die_and_are_replaced_without_an_error(open_folder: Path) -> None:
+    options = ("--web", "1", "--state", "2", "--store", "postgresql:embedded")
+    with Supervised(open_folder, VERSIONED, options=options) as run:
+        pid = _ready(run)["state-2"]
+        assert "(1 web, 2 state; data in ./data, an embedded PostgreSQL)" in run.log()
+        with Load(run, clients=4) as load:
+            load.wait_for_more(20)
+            os.kill(pid, signal.SIGKILL)
+            again = run.pid_of("state-2", other_than=pid)
+            run.wait_for_log(f"serving again pid={again}")
+            load.wait_for_more(20)
+            _write_version(run, VERSIONED, 2)
+            _roll_out(run, done=1)
+            assert run.ask("GET", "/counter/c/version") == (200, 2)
+            load.end()
+        assert load.errors == []
+        assert len(run.ask("GET", "/counter/c/view")[1]) == load.answers
+        run.process.terminate()
+        assert run.wait() == 0
+
+
 # -- new code ------------------------------------------------------------------------------------
 
 
@@ -522,9 +554,12 @@ def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
     output.close()
     try:
         until(lambda: "Perdure is serving" in log.read_text(), "the greeting")
-    finally:
         os.close(terminal)
-    _, status = until(lambda: _waited(pid), "the end")
+        _, status = until(lambda: _waited(pid), "the end")
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     assert os.waitstatus_to_exitcode(status) == 0
     assert "replacing" not in log.read_text()
     assert "stopped" in log.read_text()

@@ -51,9 +51,11 @@ pauses of a deploy longer, and spare moves only where several come at once, when
   a member behind that nobody is; it is at our address, so we know it to be dead, and say so.
 - *A late error*: a commit of our former life fails after we joined anew. We cannot know, so we fall
   once more: before joining anew we leave what we were.
-- *The database is set back* (a replica took over that had not got everything): an answer is older
-  than what we knew when we asked. That is a fall, too: what is in memory may be newer than the
-  store.
+- *The database is set back* (a replica took over that had not got everything): all sessions ended,
+  so everybody renews at once, and gets an answer that is older than what it knew when it asked.
+  That is a fall, too: what is in memory may be newer than the store. What fences and leases had
+  promised went with what the database lost: until all have asked, which takes a round trip, two may
+  commit, and only the versions of states tell them apart.
 - *Somebody mentions a newer map*: a hint to look, never a fact. What is ours we take from the
   registry only.
 """
@@ -139,6 +141,11 @@ class Membership:
         """Who owns what, as last seen."""
         return self._standing.map
 
+    @property
+    def is_settled(self) -> bool:
+        """True when this member owns all that it should, and nothing else."""
+        return self._standing.is_settled
+
     # -- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -157,7 +164,7 @@ class Membership:
             task.add_done_callback(_report)
             self._tasks.append(task)
         limit_s = self._clock.monotonic_s() + _START_TTLS * self._ttl_s
-        await self._wait_until(lambda: self._standing.is_settled, limit_s)
+        await self._wait_until(lambda: self.is_settled, limit_s)
 
     async def drain(self, deadline_s: float) -> None:
         """Give everything away, or what can be until `deadline_s` on the monotonic clock; leave."""

@@ -228,7 +228,7 @@ class Standing:
             return
         mine = self.map.shards_of(self.incarnation)
         lost = self._held - mine - self.giving
-        gained = mine - self._held - self.giving
+        gained = mine - self._held
         self._held = (self._held - lost) | gained
         if lost:
             self.owner.lost(lost)

@@ -102,6 +102,7 @@ class ClusterNode(Node):
             release=RELEASE,
             lease_ttl_s=self.limits.lease_ttl_s,
         )
+        registry.session_lost = self._membership.connection_lost
         await self._membership.start()
 
     async def _listen(self) -> str:

@@ -25,6 +25,7 @@ class MemoryRegistry:
 
     def __init__(self, clock: Clock, is_connected: Callable[[int], bool] | None = None) -> None:
         self._clock = clock
+        self.session_lost: Callable[[], None] = lambda: None
         self._is_connected = is_connected or (lambda _incarnation: False)
         self._last = NOBODY
         self._version = 1

@@ -1,8 +1,8 @@
 """Connections to PostgreSQL that come and go, and what is said when there is none.
 
 A `Server` knows where the database is and whether it answers; a `Session` is one connection to it.
-Nothing of a session matters once it is gone: no settings, no locks, no listening. So it works behind
-a pooler that gives each transaction another connection, such as PgBouncer.
+Nothing of a session matters once it is gone: no settings, no locks, no listening. So it works
+behind a pooler that gives each transaction another connection, such as PgBouncer.
 
 Statements are prepared under a name made from their text: whoever else has used the name on that
 connection has prepared the same. A pooler may lose them all the same. As soon as there is a sign of
@@ -13,7 +13,7 @@ one connection from the preparation to the answer. That costs three more round t
 import asyncio
 import hashlib
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,7 +32,8 @@ _IDLE_IN_TRANSACTION_MS = 10_000  # then the server lets go of the locks of a cl
 _NAME_DIGITS = 32
 
 # The plan of a commit does not depend on its rows, and planning anew would cost more than running.
-_SETTINGS = {"application_name": "perdure", "plan_cache_mode": "force_generic_plan"}
+_SETTINGS = {"plan_cache_mode": "force_generic_plan"}
+NAME = "perdure"
 
 
 class LostError(Exception):
@@ -55,14 +56,18 @@ class Server:
         self._retry_at_s = 0.0
         self.away_since_s: float | None = None
 
-    async def connect(self, timeout_s: float = CONNECT_S) -> "Session":
-        """A new session. Raises UnreachableStoreError, at once if it was tried a moment ago."""
+    async def connect(self, timeout_s: float = CONNECT_S, name: str = NAME) -> "Session":
+        """A new session. Raises UnreachableStoreError, at once if it was tried a moment ago.
+
+        Args:
+            name: what the server knows the session by.
+        """
         if (wait_s := self.retry_in_s()) > 0:
             raise UnreachableStoreError(
                 f"{self.label} does not answer; it is tried again in {wait_s:.2f} s"
             )
         try:
-            connection = await self._connect(min(timeout_s, CONNECT_S))
+            connection = await self._connect(min(timeout_s, CONNECT_S), name)
         except (OSError, TimeoutError, ValueError, ssl.SSLError, asyncpg.InterfaceError) as error:
             raise self._failed(str(error) or type(error).__name__) from error
         except asyncpg.PostgresError as error:
@@ -74,13 +79,14 @@ class Server:
         """How long no new connection will be tried; not above 0: it would be."""
         return self._retry_at_s - self._clock.monotonic_s()
 
-    async def _connect(self, timeout_s: float) -> asyncpg.Connection:
+    async def _connect(self, timeout_s: float, name: str) -> asyncpg.Connection:
+        named = {"application_name": name}
         if not self.pooled:
             try:
-                return await self._open(timeout_s, _SETTINGS)
+                return await self._open(timeout_s, named | _SETTINGS)
             except asyncpg.ProtocolViolationError:
                 self.pooled = True  # PgBouncer: it takes no settings that it does not know
-        return await self._open(timeout_s, {"application_name": "perdure"})
+        return await self._open(timeout_s, named)
 
     async def _open(self, timeout_s: float, settings: dict[str, str]) -> asyncpg.Connection:
         return await asyncpg.connect(
@@ -121,6 +127,10 @@ class Session:
         """False once the connection has broken."""
         return not self.connection.is_closed()
 
+    def on_end(self, told: Callable[[], None]) -> None:
+        """Call `told` when the connection has ended, whoever ended it."""
+        self.connection.add_termination_listener(lambda _connection: told())
+
     def drop(self) -> None:
         """Cut the connection, without a word and without waiting."""
         self.connection.terminate()
@@ -137,7 +147,8 @@ class Session:
         with _translated(self):
             try:
                 statement = self._prepared.get(sql) or await self._prepare(sql, timeout_s)
-                return await statement.fetch(*arguments, timeout=timeout_s)
+                rows: list[Any] = await statement.fetch(*arguments, timeout=timeout_s)
+                return rows
             except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
                 self._server.pooled = True  # another connection stands behind this one now
         return await self.run(sql, arguments, timeout_s)
@@ -145,7 +156,8 @@ class Session:
     async def step(self, sql: str, arguments: Sequence[Any], timeout_s: float) -> list[Any]:
         """One statement within a transaction. Raises as `run` does; then the transaction fails."""
         with _translated(self):
-            return await self.connection.fetch(sql, *arguments, timeout=timeout_s)
+            rows: list[Any] = await self.connection.fetch(sql, *arguments, timeout=timeout_s)
+            return rows
 
     async def execute(self, sql: str, timeout_s: float) -> None:
         """Statements without values. Raises as `run` does."""
@@ -191,7 +203,7 @@ class _translated:
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
             return
         if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):

@@ -6,7 +6,7 @@ longer than a deadline. Whether a change whose answer was lost has been made, th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import asyncpg
 
 from perdure.base.codec import decoder
 from perdure.base.errors import StoreError
-from perdure.store.postgres_link import LostError, Server, Session
+from perdure.store.postgres_link import NAME, LostError, Server, Session
 from perdure.store.postgres_registry_tables import (
     CREATE,
     IS_THERE,
@@ -37,9 +37,10 @@ class PostgresRegistry:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self.session_lost: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
-        self._looks = _Lane(self._server, LOOK_S)
+        self._looks = _Lane(self._server, LOOK_S, lambda: self.session_lost())
         self._changes = _Lane(self._server, CHANGE_S)
         await self._changes.create_tables()
 
@@ -51,6 +52,8 @@ class PostgresRegistry:
         sql = "SELECT perdure_join($1, $2, $3, $4)"
         [[incarnation]] = await self._changes.run(sql, name, address, release, lease_ttl_s)
         assert isinstance(incarnation, int)
+        # renewals go by a session of this name, so while it renews the database has one
+        self._looks.rename(f"{NAME}:{incarnation}")
         return incarnation
 
     async def renew(
@@ -77,6 +80,7 @@ class PostgresRegistry:
         self, victim: int, heirs: Mapping[int, int], *, seen_dead: bool
     ) -> View | None:
         sql = "SELECT perdure_take_over($1, $2, $3, $4)"
+        seen_dead &= not self._server.pooled  # a pooler's sessions say nothing about its clients
         if not await self._is_true(sql, victim, seen_dead, list(heirs), list(heirs.values())):
             return None
         return await self.view(_UNKNOWN)
@@ -103,11 +107,20 @@ def _view(row: Any) -> View:
 class _Lane:
     """One session for one statement at a time. Every method may raise StoreError."""
 
-    def __init__(self, server: Server, answer_s: float) -> None:
+    def __init__(
+        self, server: Server, answer_s: float, session_lost: Callable[[], None] | None = None
+    ) -> None:
         self._server = server
         self._answer_s = answer_s
+        self._session_lost = session_lost
+        self._name = NAME
         self._session: Session | None = None
         self._turn = asyncio.Lock()
+
+    def rename(self, name: str) -> None:
+        """Be known to the server by this name from the next statement on."""
+        self._name = name
+        self.close()
 
     def close(self) -> None:
         """Cut the connection."""
@@ -136,7 +149,9 @@ class _Lane:
         try:
             async with asyncio.timeout(self._answer_s), self._turn:
                 if self._session is None or not self._session.is_usable:
-                    self._session = await self._server.connect(self._answer_s)
+                    self._session = await self._server.connect(self._answer_s, self._name)
+                    if self._session_lost is not None:
+                        self._session.on_end(self._session_lost)
                 yield self._session
         except TimeoutError as error:
             raise StoreError(

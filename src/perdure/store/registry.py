@@ -11,7 +11,7 @@ that row, and so waits for a commit under way and refuses all later ones.
 The contract is written as tests in `perdure.testing.registry_contract`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -44,6 +44,10 @@ class View(msgspec.Struct, frozen=True):
 
 class Registry(Protocol):
     """Every method is one transaction and may raise StoreError."""
+
+    session_lost: Callable[[], None]
+    """Set by who has joined: called when the database may have no session of it any more, which a
+    `take_over` takes for a sign of death. Where sessions do not tell, it is never called."""
 
     async def open(self) -> None:
         """Connect, and make the tables if they are not there."""
