@@ -176,7 +176,9 @@ class ClusterNode(Node):
             return False
         activation = turn.activation
         turn.begin_anew()
-        self._station.forwarder.submit(activation.actor_type, activation.key, turn)
+        self._station.forwarder.submit(
+            activation.actor_type, activation.key, turn, after_pause=True
+        )
         return True
 
     # -- as the owner of shards ------------------------------------------------------------------

@@ -116,8 +116,14 @@ class Forwarder:
 
     # -- calls -----------------------------------------------------------------------------------
 
-    def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
-        """Send a call to its owner; its answer comes through `turn.succeed` or `turn.fail`."""
+    def submit(
+        self, actor_type: ActorType, key: str, turn: Turn, *, after_pause: bool = False
+    ) -> None:
+        """Send a call to its owner; its answer comes through `turn.succeed` or `turn.fail`.
+
+        Args:
+            after_pause: the owner, who may be this process, could not take it a moment ago.
+        """
         if len(self._pending) >= self._limits.forwarded_calls_max:
             turn.fail(OverloadedError(f"{len(self._pending)} calls wait for other processes"))
             return
@@ -135,7 +141,10 @@ class Forwarder:
             chain=list(turn.chain),
         )
         outgoing = self._pending[call.id] = _Outgoing(actor_type, turn, call)
-        self._send(outgoing)
+        if after_pause:
+            self._wait(outgoing)
+        else:
+            self._send(outgoing)
 
     def _send(self, outgoing: _Outgoing) -> None:
         call, turn = outgoing.call, outgoing.turn
