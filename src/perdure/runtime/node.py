@@ -204,6 +204,7 @@ class Node:
             parent=parent,
             request_id=request_id,
             answer=asyncio.get_running_loop().create_future(),
+            retries=self if parent is None else None,
         )
         if parent is None:
             self.submit(method.actor_type, key, turn)
