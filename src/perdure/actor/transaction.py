@@ -209,6 +209,14 @@ class Transaction:
             if activation.dead is not None:
                 raise activation.dead
 
+    @property
+    def has_guests(self) -> bool:
+        """True if it holds, or waits for, actors of other processes."""
+        return any(
+            lock.activation is not None and lock.activation.is_guest
+            for lock in self._asked.values()
+        )
+
     def _everyone(self) -> list[Activation]:
         return [*self._held, *([] if self.home is None else [self.home.activation])]
 
@@ -254,6 +262,7 @@ class Transaction:
             address=address,
             on_settled=self._settled,
             one_by_one=asyncio.Lock(),
+            transaction=self,
         )
         self._asked[address] = lock
         for waits_for in self._waiting_lists():
@@ -376,7 +385,7 @@ class Transaction:
         """Put all that was written into the commit that is filling up; `commit`, if the own actor
         is there already."""
         for activation, lock in self._held.items():
-            if lock.is_written:
+            if lock.is_written or activation.is_guest:
                 activation.join(lock, lock.records.values())
                 commit = activation.commit
         everyone = self._everyone()

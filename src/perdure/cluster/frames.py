@@ -9,7 +9,7 @@ A process of the version before knows fewer kinds and fewer fields. So: new fiel
 have defaults, and a new kind raises `VERSION`; it is sent only on links that agreed on it.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -105,10 +105,39 @@ class Pong(msgspec.Struct, array_like=True, tag=11):
     """Here I am."""
 
 
-class Goodbye(msgspec.Struct, array_like=True, tag=12):
-    """The sender is about to leave in order; what it still owes it will answer."""
+class Borrow(msgspec.Struct, array_like=True, tag=12):
+    """Lend an actor to a transaction of the sender; see `runtime.guests`. The answer's body is your
+    incarnation and what is stored of the actor; or there is Failed or NotMine."""
+
+    id: int
+    left_s: float
+    actor_type: str
+    key: str
+    chain: list[tuple[str, str]] = []  # actors that wait for the transaction, outermost first
+    map_version: int = 0
+    is_again: bool = False
+
+
+class Returned(msgspec.Struct, array_like=True, tag=13):
+    """The sender has ended with an actor that you have lent, or wants it no more."""
+
+    id: int  # of Borrow
+    ending: Literal["unchanged", "committed", "unknown"] = "unchanged"
+    stored: bytes = b""  # of a committed one, what is stored of it now
 
 
 Frame = (
-    Call | Answer | Failed | NotMine | Map | Watch | Changed | Posted | Ask | Ping | Pong | Goodbye
+    Call
+    | Answer
+    | Failed
+    | NotMine
+    | Map
+    | Watch
+    | Changed
+    | Posted
+    | Ask
+    | Ping
+    | Pong
+    | Borrow
+    | Returned
 )

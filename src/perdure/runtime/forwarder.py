@@ -16,7 +16,7 @@ and no call can go in circles. Deadlines end it all.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -36,11 +36,24 @@ from perdure.base.errors import (
 )
 from perdure.base.limits import Limits
 from perdure.cluster import shard_map
-from perdure.cluster.frames import Answer, Ask, Call, Failed, Frame, NotMine, Posted
+from perdure.cluster.frames import (
+    Answer,
+    Ask,
+    Borrow,
+    Call,
+    Failed,
+    Frame,
+    NotMine,
+    Posted,
+    Returned,
+)
 from perdure.cluster.link import Link
 from perdure.cluster.shard_map import ShardMap
 from perdure.runtime.remote_errors import error_from
 from perdure.store.api import Query, StoredActor, Stream
+
+if TYPE_CHECKING:
+    from perdure.runtime.guests import BorrowTurn
 
 log = logging.getLogger("perdure.forwarder")
 
@@ -81,7 +94,7 @@ class _Outgoing:
 
     __slots__ = ("actor_type", "call", "link", "turn")
 
-    def __init__(self, actor_type: ActorType, turn: Turn, call: Call) -> None:
+    def __init__(self, actor_type: ActorType, turn: Turn, call: Call | Borrow) -> None:
         self.actor_type = actor_type
         self.turn = turn
         self.call = call
@@ -137,6 +150,24 @@ class Forwarder:
         outgoing = self._pending[call.id] = _Outgoing(actor_type, turn, call)
         self._send(outgoing)
 
+    def borrow(self, actor_type: ActorType, turn: "BorrowTurn", frame: Borrow) -> None:
+        """Send it to the owner of the actor until that answers, as a call."""
+        if len(self._pending) >= self._limits.forwarded_calls_max:
+            turn.fail(OverloadedError(f"{len(self._pending)} calls wait for other processes"))
+            return
+        self._last_id += 1
+        turn.id = frame.id = self._last_id
+        outgoing = self._pending[frame.id] = _Outgoing(actor_type, turn, frame)
+        self._send(outgoing)
+
+    def withdraw(self, number: int) -> None:
+        """The actor is not wanted any more, whether it was lent meanwhile or not."""
+        outgoing = self._pending.get(number)
+        if outgoing is not None:
+            self._forget(outgoing)
+            if outgoing.link is not None:
+                outgoing.link.send(Returned(number))
+
     def _send(self, outgoing: _Outgoing) -> None:
         call, turn = outgoing.call, outgoing.turn
         owner = self._map.owner_of(call.key)
@@ -157,6 +188,8 @@ class Forwarder:
         if self._waiting:
             self._waiting.pop(call.id, None)
         outgoing.link = link
+        if type(call) is Borrow:
+            turn.link = link  # type: ignore[attr-defined]
         call.left_s = turn.deadline_s - self._clock.monotonic_s()
         call.map_version = self._map.version
         try:
@@ -250,7 +283,10 @@ class Forwarder:
             now_s = self._clock.monotonic_s()
             late = [one for one in self._pending.values() if one.turn.deadline_s <= now_s]
             for outgoing in late:
-                self._forget(outgoing)
+                if type(outgoing.call) is Borrow:
+                    self.withdraw(outgoing.call.id)
+                else:
+                    self._forget(outgoing)
                 self._give(outgoing.turn, _late(outgoing))
 
     def stop(self, error: Exception) -> None:
@@ -320,5 +356,5 @@ class Forwarder:
 def _late(outgoing: _Outgoing) -> Exception:
     turn = outgoing.turn
     if outgoing.link is None and not outgoing.call.is_again:
-        return UnreachableError(f"{turn.method}: nobody who owns this actor could be reached")
-    return DeadlineError(f"{turn.method} did not answer before its deadline")
+        return UnreachableError(f"{turn}: nobody who owns this actor could be reached")
+    return DeadlineError(f"{turn} did not answer before its deadline")

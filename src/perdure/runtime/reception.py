@@ -33,8 +33,19 @@ from perdure.base.errors import (
     PerdureError,
 )
 from perdure.base.limits import Limits
-from perdure.cluster.frames import Answer, Ask, Call, Changed, NotMine, Posted, Watch
+from perdure.cluster.frames import (
+    Answer,
+    Ask,
+    Borrow,
+    Call,
+    Changed,
+    NotMine,
+    Posted,
+    Returned,
+    Watch,
+)
 from perdure.cluster.link import Link
+from perdure.runtime.loans import Loans
 from perdure.runtime.remote_errors import failed
 from perdure.store.api import Query, StoredActor, Stream
 
@@ -115,8 +126,9 @@ class Host(Protocol):
 class Reception:
     """What other processes want of this one."""
 
-    def __init__(self, host: Host, actor_types: Sequence[ActorType]) -> None:
+    def __init__(self, host: Host, actor_types: Sequence[ActorType], loans: Loans) -> None:
         self._host = host
+        self.loans = loans
         self._types = {actor_type.name: actor_type for actor_type in actor_types}
         self._under_way: dict[Origin, RemoteTurn] = {}
         self._seen_again: OrderedDict[Origin, None] = OrderedDict()
@@ -217,6 +229,25 @@ class Reception:
         if turn.origin is not None:
             self._under_way.pop(turn.origin, None)
 
+    # -- transactions ----------------------------------------------------------------------------
+
+    def borrow(self, link: Link, borrow: Borrow) -> None:
+        """Lend an actor."""
+        host = self._host
+        if borrow.map_version > host.map_version:
+            host.behind(borrow.map_version)
+        actor_type = self._types.get(borrow.actor_type)
+        try:
+            if actor_type is None:
+                raise NotFoundError(f"no class of this App is stored as {borrow.actor_type}")
+            self.loans.ask(link, borrow, actor_type)
+        except PerdureError as error:
+            link.send(failed(borrow.id, error))
+
+    def returned(self, link: Link, frame: Returned) -> None:
+        """Take back an actor that was lent."""
+        self.loans.returned(link, frame)
+
     # -- what else they ask ----------------------------------------------------------------------
 
     def ask(self, link: Link, ask: Ask) -> None:
@@ -257,7 +288,8 @@ class Reception:
             self._drop(place, link)
 
     def closed(self, link: Link) -> None:
-        """A link is gone, and what was watched over it."""
+        """A link is gone, and what was watched or borrowed over it."""
+        self.loans.closed(link)
         for place in [place for place, one in self._watched.items() if link in one.links]:
             self._drop(place, link)
 
