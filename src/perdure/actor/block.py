@@ -201,7 +201,7 @@ async def _outermost(transaction: Transaction, wanted: _Wanted) -> AsyncIterator
 async def _lock(transaction: Transaction, wanted: _Wanted) -> None:
     """Lock them one after the other, in the one order that all keep to."""
     for address in sorted(wanted, key=lambda one: (one[0].name, one[1])):
-        await transaction.lock(wanted[address], *address)
+        await transaction.take(wanted[address], *address)
 
 
 class _Retries:

@@ -32,6 +32,7 @@ class Call(msgspec.Struct, array_like=True, tag=1):
     is_again: bool = False  # it was sent before, and not answered
     root: tuple[str, int] | None = None  # process and id of the call that all this began with
     chain: list[tuple[str, str]] = []  # actors that wait for the answer, outermost first
+    block: int = 0  # the id of the Open whose transaction it is part of
 
 
 class Answer(msgspec.Struct, array_like=True, tag=2):
@@ -126,6 +127,33 @@ class Returned(msgspec.Struct, array_like=True, tag=13):
     stored: bytes = b""  # of a committed one, what is stored of it now
 
 
+class Open(msgspec.Struct, array_like=True, tag=14):
+    """Begin a transaction for the sender; see `runtime.blocks`."""
+
+    id: int
+    left_s: float
+    actor_type: str  # of the first actor that takes part
+    key: str
+
+
+class Lock(msgspec.Struct, array_like=True, tag=15):
+    """Take an actor for a transaction."""
+
+    id: int
+    block: int  # the id of its Open
+    actor_type: str
+    key: str
+
+
+class Close(msgspec.Struct, array_like=True, tag=16):
+    """End a transaction."""
+
+    id: int
+    block: int  # the id of its Open
+    is_commit: bool
+    is_again: bool = False  # say how it ended, and if it has not, roll it back
+
+
 Frame = (
     Call
     | Answer
@@ -140,4 +168,7 @@ Frame = (
     | Pong
     | Borrow
     | Returned
+    | Open
+    | Lock
+    | Close
 )

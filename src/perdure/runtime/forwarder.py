@@ -41,9 +41,12 @@ from perdure.cluster.frames import (
     Ask,
     Borrow,
     Call,
+    Close,
     Failed,
     Frame,
+    Lock,
     NotMine,
+    Open,
     Posted,
     Returned,
 )
@@ -63,6 +66,9 @@ _CURED_BY_ANOTHER_OWNER = {one.kind for one in (FencedError, StoppingError, Outc
 
 _encode_query = msgspec.msgpack.Encoder().encode
 _decode_actors = msgspec.msgpack.Decoder(list[StoredActor]).decode
+
+
+Asking = Ask | Open | Lock | Call | Close
 
 
 class Links(Protocol):
@@ -315,18 +321,55 @@ class Forwarder:
             if link is None:
                 await self._clock.sleep(_PAUSE_S)
                 continue
-            self._last_id += 1
-            waiter = asyncio.get_running_loop().create_future()
-            self._asked[self._last_id] = (link, waiter)
             try:
-                async with asyncio.timeout(left_s):
-                    link.send(Ask(self._last_id, left_s, packed))
-                    return _decode_actors(await waiter)
+                return _decode_actors(await self.exchange(link, Ask(0, left_s, packed), deadline_s))
             except UnreachableError:
                 continue
-            except TimeoutError:
-                break
         raise DeadlineError("the query was not answered before its deadline")
+
+    async def exchange(self, link: Link, frame: Asking, end_s: float) -> bytes:
+        """Send a frame, which gets a number if it has none, and return the body of its answer.
+
+        Raises UnreachableError when the link breaks or the frame is not taken, DeadlineError, and
+        what the other end tells.
+        """
+        if not link.is_open:
+            raise UnreachableError("the link was lost")
+        if not frame.id:
+            self._last_id += 1
+            frame.id = self._last_id
+        waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._asked[frame.id] = (link, waiter)
+        try:
+            async with asyncio.timeout(max(end_s - self._clock.monotonic_s(), 0.0)) as timeout:
+                link.send(frame)
+                return await waiter
+        except TimeoutError:
+            if not timeout.expired():
+                raise  # the other end's own
+            raise DeadlineError("another process did not answer before the deadline") from None
+        finally:
+            self._asked.pop(frame.id, None)
+
+    def tell(self, link: Link, frame: Close) -> None:
+        """Send a frame whose answer nobody waits for."""
+        self._last_id += 1
+        frame.id = self._last_id
+        link.send(frame)
+
+    def owner_link(self, key: str) -> tuple[int, Link] | None:
+        """Who owns actors with this key, and the link there; None: not reached just now."""
+        owner = self._map.owner_of(key)
+        link = None if owner is None else self._links.link_to(owner.incarnation, owner.address)
+        return None if owner is None or link is None else (owner.incarnation, link)
+
+    def link_of(self, incarnation: int) -> Link | None:
+        """The link to this member; once it is none any more, to any."""
+        members = self._map.members
+        one = members.get(incarnation)
+        wanted = list(members.values()) if one is None else [one]
+        links = (self._links.link_to(each.incarnation, each.address) for each in wanted)
+        return next((link for link in links if link is not None), None)
 
     def _answered(self, frame: Any) -> None:
         _, waiter = self._asked.pop(frame.id)

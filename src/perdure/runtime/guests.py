@@ -24,11 +24,11 @@ Borrower, for each guest: *asking* (the forwarder sends it again until somebody 
 
 *Deadlocks.* Within a process they are found at once. Through several nobody sees the whole circle;
 so a lock that may wait for another process is given up after about a second, with
-TransactionConflictError. That ends every circle of locks, since one with actors of two processes
-has such a lock. A `@transaction` function then runs again, and locks all actors that it has wanted so
-far in the one order that all keep to. Its runs so come to an end: each conflict among runs that
-keep the order needs an actor that was new to one of them, and what they want is finite. The wait
-is random by half, so that two do not give up at the same moment again and again.
+TransactionConflictError. That ends every circle of locks, since one through two processes has such
+a lock. A `@transaction` function then runs again, and locks all actors that it has wanted so far
+in the one order that all keep to. Its runs so come to an end: each conflict among runs that keep
+the order needs an actor that was new to one of them, and what they want is finite. The wait has
+jitter, so that two do not give up at the same moment again and again.
 
 *Cost.* A guest costs a round trip and a wait for the owner's commit. Its own commit is a store's
 slower path (see `Batch.standing`). A conflict leaves out the transaction and what shares a commit

@@ -5,9 +5,9 @@
                                                                         *deciding* ────┘
 
 Deciding: nobody here knows whether the borrower has committed, or still will. So the actor is
-committed as it is, as its next version. If that comes about, the borrower's commit never can. If the
-store holds another version already, the borrower has committed: that is taken over. The actor stays
-locked until one of both is sure, since what it would show before may be wrong.
+committed as it is, as its next version. If that comes about, the borrower's commit never can. If
+the store holds another version already, the borrower has committed: that is taken over. The actor
+stays locked until one of both is sure, since what it would show before may be wrong.
 """
 
 import asyncio

@@ -39,12 +39,16 @@ from perdure.cluster.frames import (
     Borrow,
     Call,
     Changed,
+    Close,
+    Lock,
     NotMine,
+    Open,
     Posted,
     Returned,
     Watch,
 )
 from perdure.cluster.link import Link
+from perdure.runtime.blocks import Blocks, Carrier
 from perdure.runtime.loans import Loans
 from perdure.runtime.remote_errors import failed
 from perdure.store.api import Query, StoredActor, Stream
@@ -80,7 +84,7 @@ class RemoteTurn(Turn, kw_only=True):
         self.link.send(NotMine(self.id, map_version))
 
 
-class Host(Protocol):
+class Host(Carrier, Protocol):
     """The node that owns the actors, as the reception needs it."""
 
     limits: Limits
@@ -130,6 +134,7 @@ class Reception:
         self._host = host
         self.loans = loans
         self._types = {actor_type.name: actor_type for actor_type in actor_types}
+        self.blocks = Blocks(host, self._types, self._method)
         self._under_way: dict[Origin, RemoteTurn] = {}
         self._seen_again: OrderedDict[Origin, None] = OrderedDict()
         self._watched: dict[tuple[ActorType, str], _Watchers] = {}
@@ -139,6 +144,9 @@ class Reception:
 
     def call(self, link: Link, call: Call) -> None:
         """Take one call."""
+        if call.block:
+            self.blocks.call(link, call)
+            return
         host = self._host
         if call.map_version > host.map_version:
             host.behind(call.map_version)
@@ -248,6 +256,18 @@ class Reception:
         """Take back an actor that was lent."""
         self.loans.returned(link, frame)
 
+    def open(self, link: Link, frame: Open) -> None:
+        """Begin a transaction."""
+        self.blocks.open(link, frame)
+
+    def lock(self, link: Link, frame: Lock) -> None:
+        """Take an actor for one."""
+        self.blocks.lock(link, frame)
+
+    def close(self, link: Link, frame: Close) -> None:
+        """End one."""
+        self.blocks.close(link, frame)
+
     # -- what else they ask ----------------------------------------------------------------------
 
     def ask(self, link: Link, ask: Ask) -> None:
@@ -290,6 +310,7 @@ class Reception:
     def closed(self, link: Link) -> None:
         """A link is gone, and what was watched or borrowed over it."""
         self.loans.closed(link)
+        self.blocks.closed(link)
         for place in [place for place, one in self._watched.items() if link in one.links]:
             self._drop(place, link)
 

@@ -25,10 +25,13 @@ from perdure.cluster.frames import (
     Borrow,
     Call,
     Changed,
+    Close,
     Failed,
     Frame,
+    Lock,
     Map,
     NotMine,
+    Open,
     Posted,
     Returned,
     Watch,
@@ -174,6 +177,9 @@ _RECEIVED: dict[type, Callable[..., None]] = {
     Posted: Reception.posted,
     Borrow: Reception.borrow,
     Returned: Reception.returned,
+    Open: Reception.open,
+    Lock: Reception.lock,
+    Close: Reception.close,
 }
 
 

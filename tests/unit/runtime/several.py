@@ -4,6 +4,7 @@ links. A class is bound to one node of a process, so each node has classes of it
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from perdure.base.limits import Limits
 from perdure.base.shards import shard_of
 from perdure.cluster.link import Link
 from perdure.runtime.cluster_node import ClusterNode
+from perdure.runtime.gateway import Gateway
 from perdure.runtime.place import Place
 from perdure.store.api import Batch, Committed
 from perdure.store.memory import MemoryStore
@@ -45,7 +47,7 @@ def classes() -> SimpleNamespace:
     class Account(Actor):
         money: int = 100
         name: Annotated[str | None, unique] = None
-        notes: Map[str, int]
+        notes: Map[str, int] = Map()
 
         async def put(self, amount: int) -> int:
             self.money += amount
@@ -55,9 +57,9 @@ def classes() -> SimpleNamespace:
 
         async def note(self, name: str, amount: int) -> None:
             self.money += amount
-            await self.notes.put(name, amount)
+            self.notes[name] = amount
             Ledger.at("all").tell.note(amount)
-            self.timers.set("later", after=0.05, call="put", amount=1000)
+            self.timers.set("later", after=timedelta(seconds=0.05), call="put", amount=1000)
 
         async def noted(self, name: str) -> int | None:
             return await self.notes.get(name)
@@ -128,6 +130,7 @@ class Several:
         self.classes: list[SimpleNamespace] = []
         self.handles: list[Handle] = []
         self.dead: set[int] = set()
+        self.gateways: list[Gateway] = []
 
     async def start(self, count: int) -> None:
         for number in range(count):
@@ -144,10 +147,31 @@ class Several:
             self.classes.append(made)
             self.handles.append(handle)
         await until(
-            lambda: all(len(one.owned) > 3600 // count for one in self.nodes)
-            and len({one.map_version for one in self.nodes}) == 1
-            and sum(len(one.owned) for one in self.nodes) == 4096
+            lambda: (
+                all(len(one.owned) > 3600 // count for one in self.nodes)
+                and len({one.map_version for one in self.nodes}) == 1
+                and sum(len(one.owned) for one in self.nodes) == 4096
+            )
         )
+
+    async def open_gateway(self) -> SimpleNamespace:
+        """Start a web process; returns its classes."""
+        made = classes()
+        gateway = Gateway(
+            [actor_type_of(one) for one in made.all],
+            self.registry,
+            Place("web", name="web", key=KEY),
+            limits=LIMITS,
+            clock=self.clock,
+        )
+        await gateway.start()
+        self.gateways.append(gateway)
+        return made
+
+    def cut_gateway(self) -> None:
+        """Break all links of the web process; they will be made again."""
+        for link in list(self.gateways[0]._station.links.open_links()):
+            link._transport.abort()  # type: ignore[union-attr]
 
     def keys(self, number: int, count: int = 1, start: int = 0) -> list[str]:
         """Keys of accounts that this node owns."""
@@ -179,12 +203,14 @@ class Several:
             listener.close()
         node._station.links._is_closing = True
         node._station.links.want(())
-        for task in [*node._background, *node._membership._tasks, node._station._sweeper]:  # type: ignore
+        for task in [*node._background, *node._membership._tasks, node._station._sweeper]:  # type: ignore[union-attr]
             task.cancel()
         for link in self.links(number):
             link._transport.abort()  # type: ignore[union-attr]
 
     async def stop(self) -> None:
+        for gateway in self.gateways:
+            await gateway.stop(0.5)
         for number, node in enumerate(self.nodes):
             if number in self.dead:
                 node._committer._task.cancel()

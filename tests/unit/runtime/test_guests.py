@@ -112,9 +112,7 @@ async def test_transactions_that_cross_two_processes_do_not_stand(rerun: bool) -
                 async with transaction():
                     await body()
 
-        outcomes = await asyncio.gather(
-            cross(0, a, b), cross(1, b, a), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(cross(0, a, b), cross(1, b, a), return_exceptions=True)
         failed = [one for one in outcomes if one is not None]
         assert all(isinstance(one, TransactionConflictError) for one in failed)
         assert len(failed) == 0 if rerun else len(failed) >= 1
@@ -173,9 +171,7 @@ async def test_of_a_commit_and_an_owner_that_lost_sight_of_it_one_wins(
                 await account.at(a).put(1)
                 await account.at(other).put(-1)
 
-        outcome, beside = await asyncio.gather(
-            move(), account.at(b).put(7), return_exceptions=True
-        )
+        outcome, beside = await asyncio.gather(move(), account.at(b).put(7), return_exceptions=True)
         assert beside == 107  # the conflict leaves others alone
         expected: list[Any] = [101, 99] if borrower_first else [100, 100]
         assert (outcome is None) == borrower_first
