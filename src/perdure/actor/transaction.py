@@ -403,9 +403,11 @@ class Transaction:
         if home is not None and (home.request_id is not None or home.is_delivery):
             self._is_kept = True
             return []
-        commit = self._join_before_end(is_alone=origin is not None)
+        commit = self._join_before_end()
         if commit is not None and origin is not None:
-            commit.origins.append((self._everyone()[0], origin, b"null"))
+            one = self._everyone()[0]
+            commit.origins.append((one, origin, b"null"))
+            commit.links.append([one])  # also alone it is left out with what is remembered
         durable = self._seen()
         self._end()
         return durable
@@ -447,22 +449,22 @@ class Transaction:
         home.activation.join(home)
         return home.activation.commit
 
-    def _join_before_end(self, *, is_alone: bool = False) -> GroupCommit | None:
+    def _join_before_end(self) -> GroupCommit | None:
         """Commit while the turn that has opened it, if any, goes on."""
-        commit = self._join(self._join_home(), is_alone=is_alone)
+        commit = self._join(self._join_home())
         if commit is not None and self.home is not None:
             commit.hold_begun(self.home)
         return commit
 
-    def _join(self, commit: GroupCommit | None, *, is_alone: bool = False) -> GroupCommit | None:
+    def _join(self, commit: GroupCommit | None) -> GroupCommit | None:
         """Put all that was written into the commit that is filling up; `commit`, if the own actor
-        is there already. `is_alone`: also a single actor is a group, with what is remembered."""
+        is there already."""
         for activation, lock in self._held.items():
             if lock.is_written or activation.is_guest:
                 activation.join(lock, lock.records.values())
                 commit = activation.commit
         everyone = self._everyone()
-        if commit is not None and (len(everyone) > 1 or is_alone):
+        if commit is not None and len(everyone) > 1:
             commit.links.append(everyone)
         return commit
 

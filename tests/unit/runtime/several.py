@@ -61,6 +61,15 @@ def classes() -> SimpleNamespace:
             Ledger.at("all").tell.note(amount)
             self.timers.set("later", after=timedelta(seconds=0.05), call="put", amount=1000)
 
+        async def receive(self, name: str) -> None:
+            self.money += 1
+            self.notes[name] = (await self.notes.get(name) or 0) + 1
+
+        @transaction
+        async def move(self, to: str, name: str) -> None:
+            self.money -= 1
+            await Account.at(to).receive(name)
+
         async def noted(self, name: str) -> int | None:
             return await self.notes.get(name)
 
