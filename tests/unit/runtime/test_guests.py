@@ -142,6 +142,8 @@ async def test_a_cut_link_before_the_commit_gives_the_transaction_up() -> None:
                 await account.at(b).put(-1)
                 cluster.cut(0, 1)
                 await until(lambda: cluster.nodes[1]._loans.decided == 1)
+                with pytest.raises(TransactionConflictError):
+                    await account.at(b).put(0)
         assert await _money(cluster, a, b) == [100, 100]
 
 
@@ -177,6 +179,27 @@ async def test_of_a_commit_and_an_owner_that_lost_sight_of_it_one_wins(
         assert (outcome is None) == borrower_first
         assert borrower_first or isinstance(outcome, TransactionConflictError)
         assert await _money(cluster, a, other) == expected
+
+
+@async_test
+async def test_what_was_only_read_is_still_so_when_the_transaction_commits() -> None:
+    async with several(2) as cluster:
+        account = cluster.classes[0].Account
+        a, b = cluster.keys(0)[0], cluster.keys(1)[0]
+        await account.at(b).put(1)
+
+        async def change(batch: Batch) -> None:
+            handle.before_commit = None
+            cluster.cut(0, 1)
+            await until(lambda: cluster.nodes[1]._loans.decided == 1)
+            await cluster.classes[1].Account.at(b).put(5)
+
+        handle = cluster.handles[0]
+        handle.before_commit = change
+        with pytest.raises(TransactionConflictError):
+            async with transaction():
+                await account.at(a).put(await account.at(b).view())
+        assert await _money(cluster, a, b) == [100, 106]
 
 
 @async_test
