@@ -153,20 +153,6 @@ class Activation:
         self.loading = False
         self._run_mailbox()
 
-    def refresh(self, stored: StoredActor | None) -> None:
-        """Go on from what another process has committed, while a lock kept everyone away."""
-        if stored is None:
-            self._start_anew()
-        else:
-            before, self.newer = self.actor_type.decode_stored(stored)
-            self._put_back(before)  # into the object that interleaving turns still hold
-            self.encoded = encode(before)
-            self.version = stored.version
-            self.updated_at_ms = stored.updated_at_ms
-            self.timers = {timer.name: timer for timer in stored.timers} or None
-        if self.watcher is not None:
-            self.watcher.changed()
-
     def kill(self, error: BaseException) -> None:
         """Throw the activation away; everyone who waits in the mailbox is told why."""
         self.dead = error

@@ -19,6 +19,7 @@ from perdure.actor.gate import GroupCommit
 from perdure.actor.host import Host
 from perdure.actor.methods import ActorType
 from perdure.actor.turn import Turn
+from perdure.base.codec import encode
 from perdure.store.api import RequestRecord, StoredActor
 
 Ending = Literal["unchanged", "committed", "unknown"]
@@ -101,3 +102,22 @@ def stored_form(activation: Activation) -> StoredActor | None:
         activation.actor_type.schema.version,
         list((activation.timers or {}).values()),
     )
+
+
+def take_over(activation: Activation, stored: StoredActor | None) -> None:
+    """Let an actor go on from what another process has committed, while a lock keeps everyone away.
+
+    Raises StoreFormatError.
+    """
+    actor_type = activation.actor_type
+    if stored is None:
+        activation.newer = False
+        activation.restore(encode(actor_type.actor_class()))
+        activation.version, activation.timers = 0, None
+    else:
+        actor, activation.newer = actor_type.decode_stored(stored)
+        activation.restore(encode(actor))  # the object that interleaving turns hold stays
+        activation.version, activation.updated_at_ms = stored.version, stored.updated_at_ms
+        activation.timers = {timer.name: timer for timer in stored.timers} or None
+    if activation.watcher is not None:
+        activation.watcher.changed()

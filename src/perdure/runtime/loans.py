@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.actor.activation import Activation
-from perdure.actor.guest import Guest, stored_form
+from perdure.actor.guest import Guest, stored_form, take_over
 from perdure.actor.host import Host
 from perdure.actor.locks import LockTurn
 from perdure.actor.methods import ActorType
@@ -166,7 +166,7 @@ class Loans:
     def _take_over(self, loan: LoanTurn, stored: StoredActor | None) -> None:
         activation = loan.activation
         if activation.dead is None:
-            activation.refresh(stored)
+            take_over(activation, stored)
             if activation.timers:
                 self._lender.timers_changed()
         loan.release()

@@ -1,8 +1,10 @@
 """A bank over three owners: links break and an owner dies, and no cent is lost or made."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
 from tests.unit.runtime.several import Several, several, until
@@ -20,14 +22,14 @@ class _Bank:
         self.keys = [key for number in range(3) for key in cluster.keys(number, 2)]
         self.booked: list[tuple[str, str]] = []  # acknowledged: who received it, and its name
 
-    async def clerk(self, account: type, number: int) -> None:
+    async def clerk(self, account: Any, number: int) -> None:
         """Transfers, one after the other: by keyed calls, and by blocks of its own."""
         for turn in range(ROUNDS):
             payer, payee = self.random.sample(self.keys, 2)
             name = f"{number}-{turn}"
             try:
                 if turn % 2:
-                    await account.at(payer, request_id=name).move(payee, name)  # type: ignore
+                    await account.at(payer, request_id=name).move(payee, name)
                 else:
                     await transaction(partial_of(account, payer, payee, name))()
             except PerdureError:
@@ -46,10 +48,12 @@ class _Bank:
                 self.cluster.cut(*self.random.sample(range(2), 2))
 
 
-def partial_of(account: type, payer: str, payee: str, name: str):  # type: ignore  # noqa: ANN201
+def partial_of(
+    account: Any, payer: str, payee: str, name: str
+) -> Callable[[], Coroutine[Any, Any, None]]:
     async def body() -> None:
-        await account.at(payer).put(-1)  # type: ignore[attr-defined]
-        await account.at(payee).receive(name)  # type: ignore[attr-defined]
+        await account.at(payer).put(-1)
+        await account.at(payee).receive(name)
 
     return body
 
