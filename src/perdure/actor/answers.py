@@ -6,7 +6,7 @@ commit as one row, for calls that were sent again because their owner died: see 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -72,19 +72,24 @@ Origin = tuple[str, int]
 """What names a call among processes: the gateway where it came in, and its number there."""
 
 
-def answers_of(given: Iterable[tuple[Any, Origin, bytes | None]]) -> list[Answers]:
-    """What a commit remembers of the calls that it holds."""
-    by_gateway: dict[str, list[tuple[int, bytes | None]]] = {}
-    for _, (gateway, number), body in given:
-        by_gateway.setdefault(gateway, []).append((number, body))
+def answers_of(
+    given: Iterable[tuple[Any, Origin, bytes | None]], groups: Mapping[Any, int]
+) -> list[Answers]:
+    """What a commit remembers of the calls that it holds; of those of a group that may be left out
+    apart from the others."""
+    by_gateway: dict[tuple[str, int], list[tuple[int, bytes | None]]] = {}
+    for activation, (gateway, number), body in given:
+        group = groups.get(activation, 0)
+        by_gateway.setdefault((gateway, group), []).append((number, body))
     return [
         Answers(
             gateway,
             min(number for number, _ in answers),
             max(number for number, _ in answers),
             _pack(answers),
+            group,
         )
-        for gateway, answers in by_gateway.items()
+        for (gateway, group), answers in by_gateway.items()
     ]
 
 

@@ -18,6 +18,7 @@ from perdure.store.api import (
     EntryWrite,
     Message,
     RequestRecord,
+    Standing,
     Timer,
 )
 
@@ -96,6 +97,7 @@ class GroupCommit(OutputGate):
         "links",
         "message_ids",
         "origins",
+        "outside",
         "records",
         "sent",
         "states",
@@ -114,6 +116,9 @@ class GroupCommit(OutputGate):
         self.entries: dict[tuple[Activation, EntryName], bytes | None] = {}
         self.origins: list[tuple[Activation, Origin, bytes | None]] = []  # of calls from elsewhere
         self.links: list[Sequence[Activation]] = []  # each becomes durable as one, or not at all
+        self.outside: dict[Activation, int] = {}
+        """Actors that another process may have written: they, and what is linked with them, are
+        left out then; with the incarnation of their owner, which must stand, or 0."""
         self.at_ms = 0  # when it was handed to the store
         self.message_ids: Sequence[int] = ()  # of `sent`, once it is durable
 
@@ -142,6 +147,7 @@ class GroupCommit(OutputGate):
         """The commit as the store takes it."""
         self.at_ms = at_ms
         groups = linked(self.links) if self.links else {}
+        outside = self.outside
         writes = [
             ActorWrite(
                 activation.actor_type.name,
@@ -149,14 +155,16 @@ class GroupCommit(OutputGate):
                 state,
                 activation.version,
                 groups.get(activation, 0),
+                yields=activation in outside,
             )
             for activation, state in self.states.items()
             if state is not None or activation.version > 1  # else it never was
         ]
         records = [record for _, record in self.records]
-        answers = answers_of(self.origins) if self.origins else ()
+        answers = answers_of(self.origins, groups) if self.origins else ()
+        standing = [Standing(owner, groups[one]) for one, owner in outside.items() if owner]
         if not (self.sent or self.taken or self.deferred or self.timers or self.entries):
-            return Batch(writes, records, at_ms, answers=answers)
+            return Batch(writes, records, at_ms, answers=answers, standing=standing)
         timers = self.timers
         return Batch(
             writes,
@@ -176,6 +184,7 @@ class GroupCommit(OutputGate):
                 for (activation, (field, entry)), value in self.entries.items()
             ],
             answers=answers,
+            standing=standing,
         )
 
     def drop_effects_on(self, activation: "Activation") -> None:
@@ -200,6 +209,7 @@ class GroupCommit(OutputGate):
         self.timers = {at: timer for at, timer in self.timers.items() if at[0] not in errors}
         self.entries = {at: value for at, value in self.entries.items() if at[0] not in errors}
         self.origins = [item for item in self.origins if item[0] not in errors]
+        self.outside = {one: owner for one, owner in self.outside.items() if one not in errors}
 
 
 def linked(links: "Iterable[Sequence[Activation]]") -> "dict[Activation, int]":

@@ -27,7 +27,7 @@ from perdure.actor.answers import Origin
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import current_turn
-from perdure.actor.transaction import transaction_of
+from perdure.actor.transaction import Elsewhere, transaction_of
 from perdure.actor.turn import Turn, refuse_cycle
 from perdure.base.clock import Clock, SystemClock
 from perdure.base.errors import (
@@ -179,6 +179,10 @@ class Node:
     def activation(self, actor_type: ActorType, key: str) -> Activation:
         """The actor in memory, loaded or loading."""
         return self._catalog.activation(actor_type, key)
+
+    def block_elsewhere(self, _deadline_s: float) -> Elsewhere | None:
+        """None: transactions run here."""
+        return None
 
     async def call(
         self,
