@@ -56,7 +56,7 @@ PLANTED = (
     Planted(
         "what calls were answered is not committed",
         _GATE,
-        "        answers = answers_of(self.origins) if self.origins else ()",
+        "        answers = answers_of(self.origins, groups) if self.origins else ()",
         "        answers = ()",
     ),
     Planted(
@@ -111,8 +111,8 @@ PLANTED = (
     Planted(
         "timers of gained shards are not looked for",
         _NODE,
-        "        self._scheduler.moved()",
-        "        pass",
+        "        self._outbox.gained()\n        self._scheduler.moved()",
+        "        self._outbox.gained()",
     ),
     Planted(
         "an unknown outcome is guessed to be a failure",
@@ -135,8 +135,8 @@ PLANTED = (
     Planted(
         "messages that come with gained shards may wait behind new ones",
         _OUTBOX,
-        "        self._knows_all_lines = False\n        self._courier",
-        "        self._courier",
+        "        self._knows_all_lines = False\n        for line",
+        "        for line",
     ),
     Planted(
         "who is fenced keeps its actors",

@@ -34,6 +34,7 @@ from perdure.store.postgres_batch import (
     MESSAGES_MAX,
     Statement,
     Table,
+    may_be_left_out,
     message_ids,
     needs_steps,
     statement,
@@ -173,7 +174,7 @@ class PostgresStore:
                 raise
             except asyncpg.PostgresError as error:
                 chain.failed()
-                if steps is None and self._is_refusal(error):
+                if steps is None and self._is_refusal(error, batch):
                     steps = self._steps(chain, session, number, left_s)  # to see who is in the way
                 elif left_s > _RETRY_S and isinstance(error, _CURED_BY_REPEATING):
                     await self._clock.sleep(jittered(_RETRY_S))
@@ -183,12 +184,11 @@ class PostgresStore:
             if block is not None:  # else it is not there and never will be: once more
                 return _committed(batch, block, steps)
 
-    def _is_refusal(self, error: asyncpg.PostgresError) -> bool:
-        """True if the value of a unique field is another actor's."""
-        return (
-            isinstance(error, asyncpg.UniqueViolationError)
-            and error.constraint_name in self._unique_fields
-        )
+    def _is_refusal(self, error: asyncpg.PostgresError, batch: Batch) -> bool:
+        """True if only a part is in the way, such as a unique value that is another actor's."""
+        if isinstance(error, asyncpg.UniqueViolationError):
+            return error.constraint_name in self._unique_fields
+        return error.sqlstate == _CONFLICT and may_be_left_out(batch)
 
     def _error(self, error: asyncpg.PostgresError) -> StoreError:
         is_conflict = isinstance(error, asyncpg.UniqueViolationError)

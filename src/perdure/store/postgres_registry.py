@@ -52,9 +52,11 @@ class PostgresRegistry:
         sql = "SELECT perdure_join($1, $2, $3, $4)"
         [[incarnation]] = await self._changes.run(sql, name, address, release, lease_ttl_s)
         assert isinstance(incarnation, int)
+        return incarnation
+
+    def stand_on(self, incarnation: int) -> None:
         # renewals go by a session of this name, so while it renews the database has one
         self._looks.rename(f"{NAME}:{incarnation}")
-        return incarnation
 
     async def renew(
         self,
