@@ -36,7 +36,7 @@ class MemoryRegistry:
         self._owners = [NOBODY] * SHARDS
         self._since = [0] * SHARDS  # the version with which the owner came
 
-    async def open(self) -> None:
+    async def open(self, *, make_tables: bool = True) -> None:
         """Nothing: what is in memory is open."""
 
     async def close(self) -> None:

@@ -40,10 +40,15 @@ class PostgresRegistry:
         self._server = server
         self.session_lost: Callable[[], None] = lambda: None
 
-    async def open(self) -> None:
+    async def open(self, *, make_tables: bool = True) -> None:
         self._looks = _Lane(self._server, LOOK_S, lambda: self.session_lost())
         self._changes = _Lane(self._server, CHANGE_S)
-        await self._changes.create_tables()
+        if make_tables:
+            await self._changes.create_tables()
+            return
+        [[is_there]] = await self._looks.run(IS_THERE)
+        if not is_there:
+            raise StoreError(f"{self._server.label}: no cluster has ever run on this database")
 
     async def close(self) -> None:
         self._looks.close()

@@ -49,8 +49,8 @@ class Registry(Protocol):
     """Set by who has joined: called when the database may have no session of it any more, which a
     `take_over` takes for a sign of death. Where sessions do not tell, it is never called."""
 
-    async def open(self) -> None:
-        """Connect, and make the tables if they are not there."""
+    async def open(self, *, make_tables: bool = True) -> None:
+        """Connect, and make the tables if they are not there; or else raise StoreError."""
         ...
 
     async def close(self) -> None:
