@@ -7,7 +7,7 @@ commit as one row, for calls that were sent again because their owner died: see 
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,9 @@ from perdure.actor.turn import Turn
 from perdure.base.codec import encode
 from perdure.base.errors import RequestReusedError, UnencodableError
 from perdure.store.api import Answers, RequestRecord
+
+if TYPE_CHECKING:
+    from perdure.actor.activation import Activation
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # not a backslash, itself escaped, and u0000
 _pack = msgspec.msgpack.Encoder().encode
@@ -72,19 +75,29 @@ Origin = tuple[str, int]
 """What names a call among processes: the gateway where it came in, and its number there."""
 
 
-def answers_of(given: Iterable[tuple[Any, Origin, bytes | None]]) -> list[Answers]:
-    """What a commit remembers of the calls that it holds."""
-    by_gateway: dict[str, list[tuple[int, bytes | None]]] = {}
-    for _, (gateway, number), body in given:
-        by_gateway.setdefault(gateway, []).append((number, body))
+def answers_of(
+    given: Iterable[tuple["Activation", Origin, bytes | None]], *, by_actor: bool
+) -> list[Answers]:
+    """What a commit remembers of the calls that it holds.
+
+    Args:
+        by_actor: that the store may leave some of the actors out: then each has rows of its own,
+            since the answers of turns that came to nothing must not be found.
+    """
+    rows: dict[tuple[str, str, str], list[tuple[int, bytes | None]]] = {}
+    for activation, (gateway, number), body in given:
+        actor = (activation.actor_type.name, activation.key) if by_actor else ("", "")
+        rows.setdefault((gateway, *actor), []).append((number, body))
     return [
         Answers(
             gateway,
             min(number for number, _ in answers),
             max(number for number, _ in answers),
             _pack(answers),
+            actor_type,
+            key,
         )
-        for gateway, answers in by_gateway.items()
+        for (gateway, actor_type, key), answers in rows.items()
     ]
 
 

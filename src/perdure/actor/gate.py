@@ -13,6 +13,7 @@ from perdure.actor.answers import Origin, answers_of
 from perdure.actor.turn import Turn
 from perdure.store.api import (
     ActorWrite,
+    Answers,
     Batch,
     Deferral,
     EntryWrite,
@@ -154,7 +155,10 @@ class GroupCommit(OutputGate):
             if state is not None or activation.version > 1  # else it never was
         ]
         records = [record for _, record in self.records]
-        answers = answers_of(self.origins) if self.origins else ()
+        answers: Sequence[Answers] = ()
+        if self.origins:
+            by_actor = any(one.actor_type.can_be_refused for one in self.states)
+            answers = answers_of(self.origins, by_actor=by_actor)
         if not (self.sent or self.taken or self.deferred or self.timers or self.entries):
             return Batch(writes, records, at_ms, answers=answers)
         timers = self.timers

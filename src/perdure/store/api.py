@@ -160,6 +160,8 @@ class Answers(msgspec.Struct, frozen=True):
     first: int  # numbers of its calls, both inclusive; not all between need be there
     last: int
     body: bytes  # of the gateway's protocol; the store does not look into it
+    actor_type: str = ""  # the actor that was called; "" where no write of the batch can be refused
+    key: str = ""
 
 
 class Batch(msgspec.Struct, frozen=True):

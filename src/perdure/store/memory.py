@@ -345,4 +345,5 @@ def _without(batch: Batch, places: Iterable[ActorPlace]) -> Batch:
         timers=[one for one in batch.timers if (one.actor_type, one.key) not in out],
         cancelled=[one for one in batch.cancelled if one[:2] not in out],
         entries=[one for one in batch.entries if (one.actor_type, one.key) not in out],
+        answers=[one for one in batch.answers if (one.actor_type, one.key) not in out],
     )

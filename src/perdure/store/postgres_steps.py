@@ -169,4 +169,5 @@ def without(batch: Batch, actors: Collection[ActorName]) -> Batch:
         timers=[one for one in batch.timers if stays(one.actor_type, one.key)],
         cancelled=[one for one in batch.cancelled if stays(one[0], one[1])],
         entries=[one for one in batch.entries if stays(one.actor_type, one.key)],
+        answers=[one for one in batch.answers if stays(one.actor_type, one.key)],
     )
