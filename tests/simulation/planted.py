@@ -50,14 +50,14 @@ PLANTED = (
     Planted(
         "a call that is sent again is run again",
         _RECEPTION,
-        "        if is_again and not method.read and call.request_id is None:",
+        "        if call.is_again and not method.read and call.request_id is None:",
         "        if False:",
     ),
     Planted(
         "what calls were answered is not committed",
         _GATE,
-        "        answers = answers_of(self.origins) if self.origins else ()",
-        "        answers = ()",
+        "            answers = answers_of(self.origins, by_actor=by_actor)",
+        "            pass",
     ),
     Planted(
         "the lease counts from the answer to its renewal",
@@ -135,8 +135,8 @@ PLANTED = (
     Planted(
         "messages that come with gained shards may wait behind new ones",
         _OUTBOX,
-        "        self._knows_all_lines = False\n        self._courier",
-        "        self._courier",
+        "        self._knows_all_lines = False\n        for line",
+        "        for line",
     ),
     Planted(
         "who is fenced keeps its actors",
