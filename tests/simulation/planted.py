@@ -56,8 +56,8 @@ PLANTED = (
     Planted(
         "what calls were answered is not committed",
         _GATE,
-        "            answers = answers_of(self.origins, by_actor=by_actor)",
-        "            pass",
+        "        answers = answers_of(self.origins, groups) if self.origins else ()",
+        "        answers = ()",
     ),
     Planted(
         "the lease counts from the answer to its renewal",
@@ -111,8 +111,8 @@ PLANTED = (
     Planted(
         "timers of gained shards are not looked for",
         _NODE,
-        "        self._scheduler.moved()",
-        "        pass",
+        "        self._outbox.gained()\n        self._scheduler.moved()",
+        "        self._outbox.gained()",
     ),
     Planted(
         "an unknown outcome is guessed to be a failure",

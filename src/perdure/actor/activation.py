@@ -52,6 +52,8 @@ log = logging.getLogger("perdure.actor")
 class Activation:
     """An actor in memory. All its methods run on the event loop's thread."""
 
+    is_guest = False  # another process owns it; see `guest`
+
     __slots__ = (
         "_host",
         "_mailbox",

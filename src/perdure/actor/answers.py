@@ -6,8 +6,8 @@ commit as one row, for calls that were sent again because their owner died: see 
 """
 
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -16,9 +16,6 @@ from perdure.actor.turn import Turn
 from perdure.base.codec import encode
 from perdure.base.errors import RequestReusedError, UnencodableError
 from perdure.store.api import Answers, RequestRecord
-
-if TYPE_CHECKING:
-    from perdure.actor.activation import Activation
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # not a backslash, itself escaped, and u0000
 _pack = msgspec.msgpack.Encoder().encode
@@ -76,28 +73,23 @@ Origin = tuple[str, int]
 
 
 def answers_of(
-    given: Iterable[tuple["Activation", Origin, bytes | None]], *, by_actor: bool
+    given: Iterable[tuple[Any, Origin, bytes | None]], groups: Mapping[Any, int]
 ) -> list[Answers]:
-    """What a commit remembers of the calls that it holds.
-
-    Args:
-        by_actor: that the store may leave some of the actors out: then each has rows of its own,
-            since the answers of turns that came to nothing must not be found.
-    """
-    rows: dict[tuple[str, str, str], list[tuple[int, bytes | None]]] = {}
+    """What a commit remembers of the calls that it holds; of those of a group that may be left out
+    apart from the others."""
+    by_gateway: dict[tuple[str, int], list[tuple[int, bytes | None]]] = {}
     for activation, (gateway, number), body in given:
-        actor = (activation.actor_type.name, activation.key) if by_actor else ("", "")
-        rows.setdefault((gateway, *actor), []).append((number, body))
+        group = groups.get(activation, 0)
+        by_gateway.setdefault((gateway, group), []).append((number, body))
     return [
         Answers(
             gateway,
             min(number for number, _ in answers),
             max(number for number, _ in answers),
             _pack(answers),
-            actor_type,
-            key,
+            group,
         )
-        for (gateway, actor_type, key), answers in rows.items()
+        for (gateway, group), answers in by_gateway.items()
     ]
 
 

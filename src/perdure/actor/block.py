@@ -22,6 +22,7 @@ from perdure.actor.transaction import (
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     DeadlineError,
+    FencedError,
     NotRunningError,
     StoreError,
     TransactionConflictError,
@@ -189,13 +190,18 @@ async def _outermost(transaction: Transaction, wanted: _Wanted) -> AsyncIterator
         raise
     finally:
         current_transaction.reset(token)
-    await all_of(durable)
+    try:
+        await all_of(durable)
+    except FencedError as error:
+        if transaction.home is None and transaction.has_guests:
+            raise TransactionConflictError(f"{error}; nothing of it has happened") from error
+        raise  # the whole call of the turn is made again
 
 
 async def _lock(transaction: Transaction, wanted: _Wanted) -> None:
     """Lock them one after the other, in the one order that all keep to."""
     for address in sorted(wanted, key=lambda one: (one[0].name, one[1])):
-        await transaction.lock(wanted[address], *address)
+        await transaction.take(wanted[address], *address)
 
 
 class _Retries:

@@ -13,12 +13,12 @@ from perdure.actor.answers import Origin, answers_of
 from perdure.actor.turn import Turn
 from perdure.store.api import (
     ActorWrite,
-    Answers,
     Batch,
     Deferral,
     EntryWrite,
     Message,
     RequestRecord,
+    Standing,
     Timer,
 )
 
@@ -97,6 +97,7 @@ class GroupCommit(OutputGate):
         "links",
         "message_ids",
         "origins",
+        "outside",
         "records",
         "sent",
         "states",
@@ -115,6 +116,9 @@ class GroupCommit(OutputGate):
         self.entries: dict[tuple[Activation, EntryName], bytes | None] = {}
         self.origins: list[tuple[Activation, Origin, bytes | None]] = []  # of calls from elsewhere
         self.links: list[Sequence[Activation]] = []  # each becomes durable as one, or not at all
+        self.outside: dict[Activation, int] = {}
+        """Actors that another process may have written: they, and what is linked with them, are
+        left out then; with the incarnation of their owner, which must stand, or 0."""
         self.at_ms = 0  # when it was handed to the store
         self.message_ids: Sequence[int] = ()  # of `sent`, once it is durable
 
@@ -139,10 +143,21 @@ class GroupCommit(OutputGate):
         if turn.root is not None:
             self.origins.append((turn.activation, turn.root, None))
 
+    def _set_apart(self, groups: "dict[Activation, int]") -> None:
+        """Make groups of those whose write alone may be refused: their answers go with them."""
+        number = max(groups.values(), default=0)
+        for activation, _, _ in self.origins:
+            if activation.actor_type.can_be_refused and activation not in groups:
+                number += 1
+                groups[activation] = number
+
     def batch(self, at_ms: int) -> Batch:
         """The commit as the store takes it."""
         self.at_ms = at_ms
         groups = linked(self.links) if self.links else {}
+        if self.origins:
+            self._set_apart(groups)
+        outside = self.outside
         writes = [
             ActorWrite(
                 activation.actor_type.name,
@@ -150,17 +165,16 @@ class GroupCommit(OutputGate):
                 state,
                 activation.version,
                 groups.get(activation, 0),
+                yields=activation in outside,
             )
             for activation, state in self.states.items()
             if state is not None or activation.version > 1  # else it never was
         ]
         records = [record for _, record in self.records]
-        answers: Sequence[Answers] = ()
-        if self.origins:
-            by_actor = any(one.actor_type.can_be_refused for one in self.states)
-            answers = answers_of(self.origins, by_actor=by_actor)
+        answers = answers_of(self.origins, groups) if self.origins else ()
+        standing = [Standing(owner, groups[one]) for one, owner in outside.items() if owner]
         if not (self.sent or self.taken or self.deferred or self.timers or self.entries):
-            return Batch(writes, records, at_ms, answers=answers)
+            return Batch(writes, records, at_ms, answers=answers, standing=standing)
         timers = self.timers
         return Batch(
             writes,
@@ -180,6 +194,7 @@ class GroupCommit(OutputGate):
                 for (activation, (field, entry)), value in self.entries.items()
             ],
             answers=answers,
+            standing=standing,
         )
 
     def drop_effects_on(self, activation: "Activation") -> None:
@@ -204,6 +219,7 @@ class GroupCommit(OutputGate):
         self.timers = {at: timer for at, timer in self.timers.items() if at[0] not in errors}
         self.entries = {at: value for at, value in self.entries.items() if at[0] not in errors}
         self.origins = [item for item in self.origins if item[0] not in errors]
+        self.outside = {one: owner for one, owner in self.outside.items() if one not in errors}
 
 
 def linked(links: "Iterable[Sequence[Activation]]") -> "dict[Activation, int]":

@@ -19,7 +19,11 @@ class Host(EntryReader, Protocol):
     outlets: Mapping[str, Any]  # where messages can be sent to, besides actors
     now_s: Callable[[], float]  # monotonic
     wall_ms: Callable[[], int]
-    lease_until_s: float  # until when nobody else can own these actors; inf: for ever
+
+    @property
+    def lease_until_s(self) -> float:
+        """Until when nobody else can own these actors; inf: for ever."""
+        ...
 
     def join_commit(self) -> GroupCommit:
         """The group commit that is filling up; it will be written without further asking."""

@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from perdure.actor.activation import Activation
-from perdure.actor.answers import record_of, reply_of
+from perdure.actor.answers import Origin, record_of, reply_of
 from perdure.actor.effects import Effects, copy_of, same_effects
 from perdure.actor.gate import GroupCommit
 from perdure.actor.locks import JoinedTurn, LockTurn, refuse_inner_cycle
@@ -65,6 +65,36 @@ class Grounds(Protocol):
         """Monotonic seconds."""
         ...
 
+    def block_elsewhere(self, deadline_s: float) -> "Elsewhere | None":
+        """Who carries out a transaction of this process; None: it does itself."""
+        ...
+
+
+class Elsewhere(Protocol):
+    """A transaction that another process carries out, since this one holds no actors."""
+
+    async def lock(self, actor_type: ActorType, key: str) -> None:
+        """Take an actor."""
+        ...
+
+    async def call(
+        self, method: Method, key: str, arguments: object, request_id: str | None
+    ) -> bytes:
+        """Run a call; returns its answer as JSON."""
+        ...
+
+    async def commit(self) -> None:
+        """End it well; returns when it is durable."""
+        ...
+
+    async def roll_back(self) -> None:
+        """Undo all, and wait until what it has seen is durable."""
+        ...
+
+    def cut_off(self) -> None:
+        """Undo all, soon."""
+        ...
+
 
 def transaction_of(turn: Turn | None) -> "Transaction | None":
     """The transaction that calls of this turn, or of code outside of any, take part in.
@@ -84,6 +114,8 @@ class Transaction:
     def __init__(self, home: Turn | None, timeout: asyncio.Timeout) -> None:
         self.home = home
         self.grounds: Grounds | None = None  # known with the first call
+        self.elsewhere: Elsewhere | None = None  # who carries it out
+        self._calls_elsewhere = 0
         self.deadline_s = math.inf
         self.addresses: set[Address] = set()  # of all actors it wanted
         self.waits_for: list[Activation] = []  # locks it waits for; all its locks share the list
@@ -118,6 +150,28 @@ class Transaction:
         caller = current_turn.get()
         self.check(caller)
         bound = method.arguments_from_python(*arguments)
+        self._set_out(grounds)
+        if self.elsewhere is not None:
+            body = await self._call_elsewhere(self.elsewhere, method, key, bound, request_id)
+        else:
+            body = await self.call_bound(grounds, method, key, bound, request_id)
+        return method.result_from_json(body)
+
+    async def _call_elsewhere(
+        self, elsewhere: Elsewhere, method: Method, key: str, bound: Any, request_id: str | None
+    ) -> bytes:
+        self.addresses.add((method.actor_type, key))
+        self._calls_elsewhere += 1
+        try:
+            return await elsewhere.call(method, key, bound, request_id)
+        finally:
+            self._calls_elsewhere -= 1
+
+    async def call_bound(
+        self, grounds: Grounds, method: Method, key: str, bound: Any, request_id: str | None
+    ) -> bytes:
+        """The same for arguments that are checked; returns the answer as JSON."""
+        caller = current_turn.get()
         lock = await self.lock(grounds, method.actor_type, key)
         task = asyncio.current_task()
         assert task is not None
@@ -134,11 +188,11 @@ class Transaction:
         )
         refuse_inner_cycle(caller, lock, self._held)
         if caller is None:
-            return method.result_from_json(await self._run(lock, turn))
+            return await self._run(lock, turn)
         caller.waits_for = caller.waits_for or []
         caller.waits_for.append(lock.activation)
         try:
-            return method.result_from_json(await self._run(lock, turn))
+            return await self._run(lock, turn)
         finally:
             caller.waits_for.remove(lock.activation)
 
@@ -209,6 +263,14 @@ class Transaction:
             if activation.dead is not None:
                 raise activation.dead
 
+    @property
+    def has_guests(self) -> bool:
+        """True if it holds, or waits for, actors of other processes."""
+        return any(
+            lock.activation is not None and lock.activation.is_guest
+            for lock in self._asked.values()
+        )
+
     def _everyone(self) -> list[Activation]:
         return [*self._held, *([] if self.home is None else [self.home.activation])]
 
@@ -228,6 +290,15 @@ class Transaction:
             self._inner_blocks -= 1
 
     # -- locks -----------------------------------------------------------------------------------
+
+    async def take(self, grounds: Grounds, actor_type: ActorType, key: str) -> None:
+        """Take an actor at the begin of the block."""
+        self._set_out(grounds)
+        if self.elsewhere is not None:
+            self.addresses.add((actor_type, key))
+            await self.elsewhere.lock(actor_type, key)
+        else:
+            await self.lock(grounds, actor_type, key)
 
     async def lock(self, grounds: Grounds, actor_type: ActorType, key: str) -> LockTurn:
         """Take an actor, if the transaction does not hold it yet."""
@@ -254,6 +325,7 @@ class Transaction:
             address=address,
             on_settled=self._settled,
             one_by_one=asyncio.Lock(),
+            transaction=self,
         )
         self._asked[address] = lock
         for waits_for in self._waiting_lists():
@@ -273,6 +345,7 @@ class Transaction:
                 self._timeout.reschedule(when)
             if when is not None:
                 self.deadline_s = min(self.deadline_s, grounds.now_s() + when - loop.time())
+            self.elsewhere = grounds.block_elsewhere(self.deadline_s)
         elif self.grounds is not grounds:
             raise TransactionError("a transaction cannot hold actors of two Apps")
 
@@ -313,18 +386,28 @@ class Transaction:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def commit(self) -> "list[asyncio.Future[None]]":
+    def commit(self, origin: Origin | None = None) -> "list[asyncio.Future[None]]":
         """End the block well; returns what to wait for until all of it is durable.
 
         In calls with an idempotency key, and in deliveries, it goes on until the turn ends: if the
         block's commit came first, a crash before that would let the repeat do it a second time.
+
+        Args:
+            origin: what the commit remembers it by, where another process asks for its outcome.
         """
         self._refuse_open_ends()
+        if self.elsewhere is not None:
+            self._is_over = True
+            return [asyncio.ensure_future(self.elsewhere.commit())]
         home = self.home
         if home is not None and (home.request_id is not None or home.is_delivery):
             self._is_kept = True
             return []
-        self._join_before_end()
+        commit = self._join_before_end()
+        if commit is not None and origin is not None:
+            one = self._everyone()[0]
+            commit.origins.append((one, origin, b"null"))
+            commit.links.append([one])  # also alone it is left out with what is remembered
         durable = self._seen()
         self._end()
         return durable
@@ -338,7 +421,7 @@ class Transaction:
     def _refuse_open_ends(self) -> None:
         self.check()
         self._refuse_lost()
-        if self._running or self.waits_for or self._inner_blocks:
+        if self._running or self.waits_for or self._inner_blocks or self._calls_elsewhere:
             raise TransactionError("a transaction has ended, but not all calls in it; await them")
 
     def save(self, turn: Turn) -> None:
@@ -366,17 +449,18 @@ class Transaction:
         home.activation.join(home)
         return home.activation.commit
 
-    def _join_before_end(self) -> None:
+    def _join_before_end(self) -> GroupCommit | None:
         """Commit while the turn that has opened it, if any, goes on."""
         commit = self._join(self._join_home())
         if commit is not None and self.home is not None:
             commit.hold_begun(self.home)
+        return commit
 
     def _join(self, commit: GroupCommit | None) -> GroupCommit | None:
         """Put all that was written into the commit that is filling up; `commit`, if the own actor
         is there already."""
         for activation, lock in self._held.items():
-            if lock.is_written:
+            if lock.is_written or activation.is_guest:
                 activation.join(lock, lock.records.values())
                 commit = activation.commit
         everyone = self._everyone()
@@ -406,6 +490,10 @@ class Transaction:
         """
         if self._is_over:
             return
+        if self.elsewhere is not None and isinstance(error, Exception):
+            self._is_over = True
+            await self.elsewhere.roll_back()
+            return
         if not isinstance(error, Exception) or isinstance(error, TransactionConflictError):
             self.roll_back()
             return
@@ -422,6 +510,9 @@ class Transaction:
         if self._is_over:
             return
         self._is_over = True
+        if self.elsewhere is not None:
+            self.elsewhere.cut_off()
+            return
         home = self.home
         if home is not None and not home.finished and home.activation.dead is None:
             home.activation.put_back(self._home_before)

@@ -9,7 +9,7 @@ A process of the version before knows fewer kinds and fewer fields. So: new fiel
 have defaults, and a new kind raises `VERSION`; it is sent only on links that agreed on it.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,6 +32,7 @@ class Call(msgspec.Struct, array_like=True, tag=1):
     is_again: bool = False  # it was sent before, and not answered
     root: tuple[str, int] | None = None  # process and id of the call that all this began with
     chain: list[tuple[str, str]] = []  # actors that wait for the answer, outermost first
+    block: int = 0  # the id of the Open whose transaction it is part of
 
 
 class Answer(msgspec.Struct, array_like=True, tag=2):
@@ -105,10 +106,69 @@ class Pong(msgspec.Struct, array_like=True, tag=11):
     """Here I am."""
 
 
-class Goodbye(msgspec.Struct, array_like=True, tag=12):
-    """The sender is about to leave in order; what it still owes it will answer."""
+class Borrow(msgspec.Struct, array_like=True, tag=12):
+    """Lend an actor to a transaction of the sender; see `runtime.guests`. The answer's body is your
+    incarnation and what is stored of the actor; or there is Failed or NotMine."""
+
+    id: int
+    left_s: float
+    actor_type: str
+    key: str
+    chain: list[tuple[str, str]] = []  # actors that wait for the transaction, outermost first
+    map_version: int = 0
+    is_again: bool = False
+
+
+class Returned(msgspec.Struct, array_like=True, tag=13):
+    """The sender has ended with an actor that you have lent, or wants it no more."""
+
+    id: int  # of Borrow
+    ending: Literal["unchanged", "committed", "unknown"] = "unchanged"
+    stored: bytes = b""  # of a committed one, what is stored of it now
+
+
+class Open(msgspec.Struct, array_like=True, tag=14):
+    """Begin a transaction for the sender; see `runtime.blocks`."""
+
+    id: int
+    left_s: float
+    actor_type: str  # of the first actor that takes part
+    key: str
+
+
+class Lock(msgspec.Struct, array_like=True, tag=15):
+    """Take an actor for a transaction."""
+
+    id: int
+    block: int  # the id of its Open
+    actor_type: str
+    key: str
+
+
+class Close(msgspec.Struct, array_like=True, tag=16):
+    """End a transaction."""
+
+    id: int
+    block: int  # the id of its Open
+    is_commit: bool
+    is_again: bool = False  # say how it ended, and if it has not, roll it back
 
 
 Frame = (
-    Call | Answer | Failed | NotMine | Map | Watch | Changed | Posted | Ask | Ping | Pong | Goodbye
+    Call
+    | Answer
+    | Failed
+    | NotMine
+    | Map
+    | Watch
+    | Changed
+    | Posted
+    | Ask
+    | Ping
+    | Pong
+    | Borrow
+    | Returned
+    | Open
+    | Lock
+    | Close
 )

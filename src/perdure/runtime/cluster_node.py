@@ -18,17 +18,20 @@ from typing import Any
 from perdure.actor.activation import Activation
 from perdure.actor.answers import Origin
 from perdure.actor.host import Watcher
+from perdure.actor.locks import LockTurn
 from perdure.actor.methods import ActorType
 from perdure.actor.turn import Turn
 from perdure.base.clock import Clock
-from perdure.base.errors import FencedError, StoreError, TransactionError
+from perdure.base.errors import FencedError, StoreError
 from perdure.base.limits import Limits
 from perdure.base.shards import SHARDS
 from perdure.cluster.handshake import fingerprint_of
 from perdure.cluster.membership import Membership
 from perdure.cluster.network import Network
 from perdure.cluster.shard_map import ShardMap
+from perdure.runtime.guests import BorrowTurn, Guests
 from perdure.runtime.live import LiveHub
+from perdure.runtime.loans import Loans, LoanTurn
 from perdure.runtime.local_turn import LocalTurn
 from perdure.runtime.node import Node
 from perdure.runtime.outlets import Outlet
@@ -78,7 +81,9 @@ class ClusterNode(Node):
             network=self._network,
         )
         self._station.forwarder.here = self
-        self._station.reception = self._reception = Reception(self, self.actor_types)
+        self._loans = Loans(self, self._clock)
+        self._station.reception = self._reception = Reception(self, self.actor_types, self._loans)
+        self._station.guests = self._guests = Guests(self, self._clock, self._station.forwarder)
         return LiveHub(self, self._station.watches.watch)
 
     # -- life ------------------------------------------------------------------------------------
@@ -147,12 +152,20 @@ class ClusterNode(Node):
             super().submit(actor_type, key, turn)
         elif territory.has(key):
             territory.wait(actor_type, key, turn)
+        elif isinstance(turn, LockTurn):
+            if isinstance(turn, LoanTurn):
+                turn.turn_away(self.map_version)
+            else:
+                self._guests.borrow(turn)
+            return
         elif turn.is_delivery:
             turn.fail(FencedError(f"{actor_type.name}/{key} lives in another process"))
         elif isinstance(turn, RemoteTurn):
             turn.turn_away(self.map_version)
         else:
             self._station.forwarder.submit(actor_type, key, turn)
+        if turn.is_lock:
+            self._guests.watch_over(turn)  # type: ignore[arg-type]
 
     async def _call_within(self, parent: Turn, key: str, turn: LocalTurn) -> bytes:
         if self._territory.has(key):
@@ -166,13 +179,16 @@ class ClusterNode(Node):
         return await turn.result(self._clock)
 
     def activation(self, actor_type: ActorType, key: str) -> Activation:
-        """The actor in memory, loaded or loading; raises TransactionError if it lives elsewhere."""
+        """The actor in memory, loaded or loading; one that lives elsewhere is never loaded."""
         if not self._territory.has(key):
-            raise TransactionError(f"{actor_type.name}/{key} lives in another process")
+            return Activation(self, actor_type, key)  # for who looks where locks wait
         return super().activation(actor_type, key)
 
     def take_back(self, actor_type: ActorType, key: str, turn: Turn, origin: Origin | None) -> None:
         """Run a call here that was to run elsewhere; see `forwarder.Here`."""
+        if isinstance(turn, BorrowTurn):
+            self.submit(actor_type, key, turn.lock)
+            return
         turn.begin_anew()
         if origin is None or turn.method.read or turn.request_id is not None:
             self.submit(actor_type, key, turn)
@@ -185,7 +201,9 @@ class ClusterNode(Node):
             return False
         activation = turn.activation
         turn.begin_anew()
-        self._station.forwarder.submit(activation.actor_type, activation.key, turn)
+        self._station.forwarder.submit(
+            activation.actor_type, activation.key, turn, after_pause=True
+        )
         return True
 
     # -- as the owner of shards ------------------------------------------------------------------
@@ -258,6 +276,15 @@ class ClusterNode(Node):
     def _died(self, incarnation: int) -> None:
         if self._membership is not None:
             self._membership.peer_died(incarnation)
+
+    @property
+    def incarnation(self) -> int:
+        """In whose name it commits."""
+        return self._station.identity.incarnation
+
+    def timers_changed(self) -> None:
+        """Another process has committed timers of an actor of ours."""
+        self._scheduler.moved()
 
     # -- as the host of the reception ------------------------------------------------------------
 

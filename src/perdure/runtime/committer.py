@@ -138,21 +138,24 @@ class Committer:
     def _refuse(self, commit: GroupCommit, refusals: Sequence[Refusal]) -> None:
         """Throw away what the store has left out, and what the next commit has built on it."""
         at = {(one.actor_type.name, one.key): one for one in commit.states}
-        why = next(refusal for refusal in refusals if refusal.field)
+        why = next((refusal for refusal in refusals if refusal.field), refusals[0])
         errors: dict[Activation, BaseException] = {}
         for refusal in refusals:
             why = refusal if refusal.field else why
-            errors[at[refusal.actor_type, refusal.key]] = UniqueError(
-                f"another {why.actor_type} has this {why.field}", why.field
-            )
+            error: PerdureError
+            if refusal.is_outdated:
+                error = FencedError("an actor of this transaction is another process' by now")
+            else:
+                error = UniqueError(f"another {why.actor_type} has this {why.field}", why.field)
+            errors[at[refusal.actor_type, refusal.key]] = error
         commit.leave_out(errors)
         if self._filling is not None:
             self._filling.leave_out(errors)
         for activation in errors:
             if activation.dead is None:
-                activation.kill(
-                    ConflictError(f"{activation} was thrown away: what it did was refused")
-                )
+                is_outdated = isinstance(errors[activation], FencedError)
+                refused = ConflictError(f"{activation} was thrown away: what it did was refused")
+                activation.kill(errors[activation] if is_outdated else refused)
 
     def _fail(self, commit: GroupCommit, error: Exception, life: int) -> None:
         if not isinstance(error, PerdureError):

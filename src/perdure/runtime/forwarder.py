@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -37,11 +37,27 @@ from perdure.base.errors import (
 )
 from perdure.base.limits import Limits
 from perdure.cluster import shard_map
-from perdure.cluster.frames import Answer, Ask, Call, Failed, Frame, NotMine, Posted
+from perdure.cluster.frames import (
+    Answer,
+    Ask,
+    Borrow,
+    Call,
+    Close,
+    Failed,
+    Frame,
+    Lock,
+    NotMine,
+    Open,
+    Posted,
+    Returned,
+)
 from perdure.cluster.link import Link
 from perdure.cluster.shard_map import ShardMap
 from perdure.runtime.remote_errors import error_from
 from perdure.store.api import Query, StoredActor, Stream
+
+if TYPE_CHECKING:
+    from perdure.runtime.guests import BorrowTurn
 
 log = logging.getLogger("perdure.forwarder")
 
@@ -52,6 +68,9 @@ _KINDS_CURED_ELSEWHERE = {one.kind for one in _CURED_ELSEWHERE}
 
 _encode_query = msgspec.msgpack.Encoder().encode
 _decode_actors = msgspec.msgpack.Decoder(list[StoredActor]).decode
+
+
+Asking = Ask | Open | Lock | Call | Close
 
 
 class Links(Protocol):
@@ -83,7 +102,7 @@ class _Outgoing:
 
     __slots__ = ("actor_type", "call", "link", "turn")
 
-    def __init__(self, actor_type: ActorType, turn: Turn, call: Call) -> None:
+    def __init__(self, actor_type: ActorType, turn: Turn, call: Call | Borrow) -> None:
         self.actor_type = actor_type
         self.turn = turn
         self.call = call
@@ -119,8 +138,14 @@ class Forwarder:
 
     # -- calls -----------------------------------------------------------------------------------
 
-    def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
-        """Send a call to its owner; its answer comes through `turn.succeed` or `turn.fail`."""
+    def submit(
+        self, actor_type: ActorType, key: str, turn: Turn, *, after_pause: bool = False
+    ) -> None:
+        """Send a call to its owner; its answer comes through `turn.succeed` or `turn.fail`.
+
+        Args:
+            after_pause: the owner, who may be this process, could not take it a moment ago.
+        """
         refusal = self._refusal()
         if refusal is not None:
             turn.fail(refusal)
@@ -139,6 +164,20 @@ class Forwarder:
             chain=list(turn.chain),
         )
         outgoing = self._pending[call.id] = _Outgoing(actor_type, turn, call)
+        if after_pause:
+            self._wait(outgoing)
+        else:
+            self._send(outgoing)
+
+    def borrow(self, actor_type: ActorType, turn: "BorrowTurn", frame: Borrow) -> None:
+        """Send it to the owner of the actor until that answers, as a call."""
+        refusal = self._refusal()
+        if refusal is not None:
+            turn.fail(refusal)
+            return
+        self._last_id += 1
+        turn.id = frame.id = self._last_id
+        outgoing = self._pending[frame.id] = _Outgoing(actor_type, turn, frame)
         self._send(outgoing)
 
     def _refusal(self) -> Exception | None:
@@ -147,6 +186,14 @@ class Forwarder:
         if self._stopped is None and count >= self._limits.forwarded_calls_max:
             return OverloadedError(f"{count} calls wait for other processes")
         return self._stopped
+
+    def withdraw(self, number: int) -> None:
+        """The actor is not wanted any more, whether it was lent meanwhile or not."""
+        outgoing = self._pending.get(number)
+        if outgoing is not None:
+            self._forget(outgoing)
+            if outgoing.link is not None:
+                outgoing.link.send(Returned(number))
 
     def _send(self, outgoing: _Outgoing) -> None:
         call, turn = outgoing.call, outgoing.turn
@@ -168,6 +215,8 @@ class Forwarder:
         if self._waiting:
             self._waiting.pop(call.id, None)
         outgoing.link = link
+        if type(call) is Borrow:
+            turn.link = link  # type: ignore[attr-defined]
         call.left_s = turn.deadline_s - self._clock.monotonic_s()
         call.map_version = self._map.version
         try:
@@ -260,7 +309,10 @@ class Forwarder:
             now_s = self._clock.monotonic_s()
             late = [one for one in self._pending.values() if one.turn.deadline_s <= now_s]
             for outgoing in late:
-                self._forget(outgoing)
+                if type(outgoing.call) is Borrow:
+                    self.withdraw(outgoing.call.id)
+                else:
+                    self._forget(outgoing)
                 self._give(outgoing.turn, _late(outgoing))
 
     def fall(self, error: Exception) -> None:
@@ -306,26 +358,59 @@ class Forwarder:
                 if (link := self._links.link_to(member.incarnation, member.address)) is not None
             ]
             if links:
+                link = links[attempt % len(links)]
+                left_s = deadline_s - self._clock.monotonic_s()
                 with suppress(UnreachableError, *_CURED_ELSEWHERE):
-                    return await self._ask(links[attempt % len(links)], packed, deadline_s)
+                    return _decode_actors(
+                        await self.exchange(link, Ask(0, left_s, packed), deadline_s)
+                    )
                 attempt += 1
             await self._clock.sleep(_PAUSE_S)
         raise DeadlineError("the query was not answered before its deadline")
 
-    async def _ask(self, link: Link, packed: bytes, deadline_s: float) -> list[StoredActor]:
-        left_s = deadline_s - self._clock.monotonic_s()
+    async def exchange(self, link: Link, frame: Asking, end_s: float) -> bytes:
+        """Send a frame, which gets a number if it has none, and return the body of its answer.
+
+        Raises UnreachableError when the link breaks or the frame is not taken, DeadlineError, and
+        what the other end tells.
+        """
+        if not link.is_open:
+            raise UnreachableError("the link was lost")
+        if not frame.id:
+            self._last_id += 1
+            frame.id = self._last_id
         waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._last_id += 1
-        number = self._last_id
-        self._asked[number] = (link, waiter)
+        self._asked[frame.id] = (link, waiter)
         try:
-            link.send(Ask(number, left_s, packed))
-            async with asyncio.timeout(left_s):
-                return _decode_actors(await waiter)
+            async with asyncio.timeout(max(end_s - self._clock.monotonic_s(), 0.0)) as timeout:
+                link.send(frame)
+                return await waiter
         except TimeoutError:
-            raise DeadlineError("the query was not answered before its deadline") from None
+            if not timeout.expired():
+                raise  # the other end's own
+            raise DeadlineError("another process did not answer before the deadline") from None
         finally:
-            del self._asked[number]
+            self._asked.pop(frame.id, None)
+
+    def tell(self, link: Link, frame: Close) -> None:
+        """Send a frame whose answer nobody waits for."""
+        self._last_id += 1
+        frame.id = self._last_id
+        link.send(frame)
+
+    def owner_link(self, key: str) -> tuple[int, Link] | None:
+        """Who owns actors with this key, and the link there; None: not reached just now."""
+        owner = self._map.owner_of(key)
+        link = None if owner is None else self._links.link_to(owner.incarnation, owner.address)
+        return None if owner is None or link is None else (owner.incarnation, link)
+
+    def link_of(self, incarnation: int) -> Link | None:
+        """The link to this member; once it is none any more, to any."""
+        members = self._map.members
+        one = members.get(incarnation)
+        wanted = list(members.values()) if one is None else [one]
+        links = (self._links.link_to(each.incarnation, each.address) for each in wanted)
+        return next((link for link in links if link is not None), None)
 
     def _answered(self, frame: Any) -> None:
         _, waiter = self._asked[frame.id]
@@ -355,5 +440,5 @@ class Forwarder:
 def _late(outgoing: _Outgoing) -> Exception:
     turn = outgoing.turn
     if outgoing.link is None and not outgoing.call.is_again:
-        return UnreachableError(f"{turn.method}: nobody who owns this actor could be reached")
-    return DeadlineError(f"{turn.method} did not answer before its deadline")
+        return UnreachableError(f"{turn}: nobody who owns this actor could be reached")
+    return DeadlineError(f"{turn} did not answer before its deadline")

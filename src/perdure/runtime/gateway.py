@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
+from perdure.actor.activation import Activation
+from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.transaction import transaction_of
 from perdure.actor.turn import Turn
@@ -18,6 +20,7 @@ from perdure.base.errors import DefinitionError, StoppingError, StoreError, Tran
 from perdure.base.limits import Limits
 from perdure.cluster import shard_map
 from perdure.cluster.network import Network
+from perdure.runtime.elsewhere import BlockElsewhere
 from perdure.runtime.live import LiveHub
 from perdure.runtime.live_pull import watch_results
 from perdure.runtime.local_turn import LocalTurn
@@ -149,6 +152,18 @@ class Gateway:
         that already."""
         return False
 
+    def block_elsewhere(self, deadline_s: float) -> BlockElsewhere:
+        """Who carries out a transaction."""
+        return BlockElsewhere(self._station.forwarder, self._clock, deadline_s)
+
+    def activation(self, actor_type: ActorType, key: str) -> Activation:
+        """There is none here."""
+        raise TransactionError(f"{actor_type.name}/{key} lives in another process")
+
+    def join_commit(self) -> GroupCommit:
+        """There is none here."""
+        raise TransactionError("a web process commits nothing")
+
     async def call(
         self,
         method: Method,
@@ -158,8 +173,9 @@ class Gateway:
         request_id: str | None,
     ) -> Any:
         """Run one call from Python; see `Router.call`."""
-        if transaction_of(None) is not None:
-            raise TransactionError("a web process holds no actors; put the block into a method")
+        transaction = transaction_of(None)
+        if transaction is not None:
+            return await transaction.call(self, method, key, (positional, named), request_id)
         turn = LocalTurn(
             method,
             method.arguments_from_python(positional, named),

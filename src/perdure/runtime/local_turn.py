@@ -1,22 +1,34 @@
 """Turns whose caller is code in this process."""
 
 import asyncio
+from typing import Protocol
 
 from perdure.actor.turn import Turn
 from perdure.base.clock import Clock
 from perdure.base.errors import DeadlineError
 
 
+class Retries(Protocol):
+    """The node, as who knows another way."""
+
+    def takes_again(self, turn: Turn, error: BaseException) -> bool:
+        """True if a turn that failed so has been sent elsewhere instead."""
+        ...
+
+
 class LocalTurn(Turn, kw_only=True):
     """A call from Python; its answer is a future."""
 
     answer: "asyncio.Future[bytes]"
+    retries: "Retries | None" = None  # who may send it elsewhere, if no other turn waits for it
 
     def succeed(self, body: bytes) -> None:
         if not self.answer.done():
             self.answer.set_result(body)
 
     def fail(self, error: BaseException) -> None:
+        if self.retries is not None and self.retries.takes_again(self, error):
+            return
         if not self.answer.done():
             self.answer.set_exception(error)
 

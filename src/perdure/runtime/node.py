@@ -27,7 +27,7 @@ from perdure.actor.answers import Origin
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import current_turn
-from perdure.actor.transaction import transaction_of
+from perdure.actor.transaction import Elsewhere, transaction_of
 from perdure.actor.turn import Turn, refuse_cycle
 from perdure.base.clock import Clock, SystemClock
 from perdure.base.errors import (
@@ -180,6 +180,10 @@ class Node:
         """The actor in memory, loaded or loading."""
         return self._catalog.activation(actor_type, key)
 
+    def block_elsewhere(self, _deadline_s: float) -> Elsewhere | None:
+        """None: transactions run here."""
+        return None
+
     async def call(
         self,
         method: Method,
@@ -204,6 +208,7 @@ class Node:
             parent=parent,
             request_id=request_id,
             answer=asyncio.get_running_loop().create_future(),
+            retries=self if parent is None else None,
         )
         if parent is None:
             self.submit(method.actor_type, key, turn)

@@ -34,8 +34,23 @@ from perdure.base.errors import (
     PerdureError,
 )
 from perdure.base.limits import Limits
-from perdure.cluster.frames import Answer, Ask, Call, Changed, NotMine, Posted, Watch
+from perdure.cluster.frames import (
+    Answer,
+    Ask,
+    Borrow,
+    Call,
+    Changed,
+    Close,
+    Lock,
+    NotMine,
+    Open,
+    Posted,
+    Returned,
+    Watch,
+)
 from perdure.cluster.link import Link
+from perdure.runtime.blocks import Blocks, Carrier
+from perdure.runtime.loans import Loans
 from perdure.runtime.remote_errors import failed
 from perdure.store.api import Query, StoredActor, Stream
 
@@ -70,7 +85,7 @@ class RemoteTurn(Turn, kw_only=True):
         self.link.send(NotMine(self.id, map_version))
 
 
-class Host(Protocol):
+class Host(Carrier, Protocol):
     """The node that owns the actors, as the reception needs it."""
 
     limits: Limits
@@ -116,9 +131,11 @@ class Host(Protocol):
 class Reception:
     """What other processes want of this one."""
 
-    def __init__(self, host: Host, actor_types: Sequence[ActorType]) -> None:
+    def __init__(self, host: Host, actor_types: Sequence[ActorType], loans: Loans) -> None:
         self._host = host
+        self.loans = loans
         self._types = {actor_type.name: actor_type for actor_type in actor_types}
+        self.blocks = Blocks(host, self._types, self._method)
         self._under_way: dict[Origin, RemoteTurn] = {}
         self._seen_again: OrderedDict[Origin, None] = OrderedDict()
         self._watched: dict[tuple[ActorType, str], _Watchers] = {}
@@ -128,6 +145,9 @@ class Reception:
 
     def call(self, link: Link, call: Call) -> None:
         """Take one call."""
+        if call.block:
+            self.blocks.call(link, call)
+            return
         host = self._host
         if call.map_version > host.map_version:
             host.behind(call.map_version)
@@ -220,6 +240,37 @@ class Reception:
         if turn.origin is not None:
             self._under_way.pop(turn.origin, None)
 
+    # -- transactions ----------------------------------------------------------------------------
+
+    def borrow(self, link: Link, borrow: Borrow) -> None:
+        """Lend an actor."""
+        host = self._host
+        if borrow.map_version > host.map_version:
+            host.behind(borrow.map_version)
+        actor_type = self._types.get(borrow.actor_type)
+        try:
+            if actor_type is None:
+                raise NotFoundError(f"no class of this App is stored as {borrow.actor_type}")
+            self.loans.ask(link, borrow, actor_type)
+        except PerdureError as error:
+            link.send(failed(borrow.id, error))
+
+    def returned(self, link: Link, frame: Returned) -> None:
+        """Take back an actor that was lent."""
+        self.loans.returned(link, frame)
+
+    def open(self, link: Link, frame: Open) -> None:
+        """Begin a transaction."""
+        self.blocks.open(link, frame)
+
+    def lock(self, link: Link, frame: Lock) -> None:
+        """Take an actor for one."""
+        self.blocks.lock(link, frame)
+
+    def close(self, link: Link, frame: Close) -> None:
+        """End one."""
+        self.blocks.close(link, frame)
+
     # -- what else they ask ----------------------------------------------------------------------
 
     def ask(self, link: Link, ask: Ask) -> None:
@@ -259,7 +310,9 @@ class Reception:
             self._drop(place, link)
 
     def closed(self, link: Link) -> None:
-        """A link is gone, and what was watched over it."""
+        """A link is gone, and what was watched or borrowed over it."""
+        self.loans.closed(link)
+        self.blocks.closed(link)
         for place in [place for place, one in self._watched.items() if link in one.links]:
             self._drop(place, link)
 

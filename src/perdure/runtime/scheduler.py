@@ -132,7 +132,7 @@ class Scheduler:
     def committed(self, commit: GroupCommit) -> None:
         """Take over the timers of a commit that is durable."""
         for (activation, _), timer in commit.timers.items():
-            if timer is None or activation.dead is not None:
+            if timer is None or activation.dead is not None or activation.is_guest:
                 continue
             if self._set_meanwhile is not None:
                 self._set_meanwhile.append(timer)

@@ -23,13 +23,18 @@ from perdure.cluster import shard_map
 from perdure.cluster.frames import (
     Answer,
     Ask,
+    Borrow,
     Call,
     Changed,
+    Close,
     Failed,
     Frame,
+    Lock,
     Map,
     NotMine,
+    Open,
     Posted,
+    Returned,
     Watch,
 )
 from perdure.cluster.handshake import Identity
@@ -39,6 +44,7 @@ from perdure.cluster.network import Network
 from perdure.cluster.shard_map import ShardMap
 from perdure.cluster.sockets import SocketNetwork, tls_contexts
 from perdure.runtime.forwarder import Forwarder
+from perdure.runtime.guests import Guests
 from perdure.runtime.live import Watch as WatchHere
 from perdure.runtime.place import Place
 from perdure.runtime.reception import Reception
@@ -75,6 +81,7 @@ class Station:
         self.identity = Identity(new_id(), 0, self.name, RELEASE)
         self.map = shard_map.EMPTY
         self.reception: Reception | None = None
+        self.guests: Guests | None = None
         network = network or _network_of(place)
         self.links = Links(self.identity, place.key, network, clock, limits, self)
         self.forwarder = Forwarder(self.identity.process, self.links, clock, limits, behind)
@@ -151,13 +158,15 @@ class Station:
             self.watches.changed(frame)  # type: ignore[arg-type]
         elif self.reception is not None:
             _RECEIVED[kind](self.reception, link, frame)
-        elif kind is Call:
+        elif kind is Call or kind is Borrow:
             link.send(NotMine(frame.id, self.map.version))  # type: ignore[union-attr]
 
     def closed(self, link: Link, _error: Exception | None) -> None:
         """A link is gone."""
         self._alone_since_s = self._clock.monotonic_s()
         self.forwarder.closed(link)
+        if self.guests is not None:
+            self.guests.closed(link)
         self.watches.closed(link)
         if self.reception is not None:
             self.reception.closed(link)
@@ -175,6 +184,11 @@ _RECEIVED: dict[type, Callable[..., None]] = {
     Ask: Reception.ask,
     Watch: Reception.watch,
     Posted: Reception.posted,
+    Borrow: Reception.borrow,
+    Returned: Reception.returned,
+    Open: Reception.open,
+    Lock: Reception.lock,
+    Close: Reception.close,
 }
 
 

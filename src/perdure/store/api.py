@@ -9,7 +9,7 @@ and never decides who owns an actor.
 The contract is written as tests in `perdure.testing.store_contract`; every adapter passes them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol
 
@@ -91,6 +91,9 @@ class ActorWrite(msgspec.Struct, frozen=True):
     state: bytes | None  # None: the actor goes, with its timers and entries
     version: int
     group: int = 0  # writes of one group, but for 0, are refused together
+    yields: bool = False
+    """If it is not based on the stored version, its group, which is not 0, is left out, instead of
+    a ConflictError for all."""
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
@@ -160,8 +163,14 @@ class Answers(msgspec.Struct, frozen=True):
     first: int  # numbers of its calls, both inclusive; not all between need be there
     last: int
     body: bytes  # of the gateway's protocol; the store does not look into it
-    actor_type: str = ""  # the actor that was called; "" where no write of the batch can be refused
-    key: str = ""
+    group: int = 0  # of writes; left out with it
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """A group of writes that holds only while another member of the registry is one."""
+
+    incarnation: int
+    group: int
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -177,6 +186,7 @@ class Batch(msgspec.Struct, frozen=True):
     cancelled: Sequence[tuple[str, str, str]] = ()  # timers, by actor type, key and name
     entries: Sequence[EntryWrite] = ()  # each entry once
     answers: Sequence[Answers] = ()
+    standing: Sequence[Standing] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -185,6 +195,7 @@ class Refusal(msgspec.Struct, frozen=True):
     actor_type: str
     key: str
     field: str  # the unique field whose value another actor has; "" for others of the group
+    is_outdated: bool = False  # no such field: its group yields, or its `standing` fell
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -192,6 +203,12 @@ class Committed(msgspec.Struct, frozen=True):
 
     message_ids: Sequence[int] = ()  # of `Batch.sent`, in order; 0 where it was left out
     refused: Sequence[Refusal] = ()
+
+
+def answers_without(batch: Batch, actors: Container[tuple[str, str]]) -> list[Answers]:
+    """The answers of a batch but for those that go with the groups of these actors."""
+    gone = {one.group for one in batch.writes if (one.actor_type, one.key) in actors} - {0}
+    return [one for one in batch.answers if one.group not in gone]
 
 
 # -- questions -----------------------------------------------------------------------------------
@@ -274,6 +291,9 @@ class Store(Protocol):
         A write that would give a unique field the value of another actor is left out, with its
         whole group and everything of theirs in the batch, and comes back as refused; the batch's
         writes are held against that rule in their order.
+
+        Groups with a write that yields, or whose `standing` is no member any more, are left out in
+        the same way, before anything else is looked at.
 
         Raises ConflictError when a write is not based on the stored version or a message that must
         be there is not, StoreFullError when there is no space, FencedError. After any error nothing

@@ -2,7 +2,7 @@
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import msgspec
@@ -18,6 +18,7 @@ from perdure.store.api import (
     EntryWrite,
     Message,
     Query,
+    Refusal,
     RequestRecord,
     Shards,
     StoredActor,
@@ -25,6 +26,7 @@ from perdure.store.api import (
     Stream,
     Timer,
     TimerPlace,
+    answers_without,
 )
 from perdure.store.memory_query import select
 from perdure.store.memory_unique import ActorPlace, UniqueValues, refusals
@@ -57,7 +59,8 @@ class MemoryStore:
     reads_never_wait = True
     registry: Registry | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, is_standing: Callable[[int], bool] | None = None) -> None:
+        self._is_standing = is_standing or (lambda _incarnation: True)
         self._schemas: dict[str, ActorSchema] = {}
         self._tables: dict[str, dict[str, StoredActor]] = {}
         self._uniques: dict[str, UniqueValues] = {}
@@ -89,10 +92,14 @@ class MemoryStore:
     # -- writing ---------------------------------------------------------------------------------
 
     async def commit(self, batch: Batch) -> Committed:
+        outdated = self._outdated(batch)
+        if outdated:
+            batch = _without(batch, outdated)
         self._check(batch)
         refused = refusals(batch.writes, self._uniques)
         if refused:
             batch = _without(batch, refused)
+        refused |= outdated
         for write in batch.writes:
             self._write(write, batch.at_ms)
         for record in batch.requests:
@@ -112,11 +119,26 @@ class MemoryStore:
             self._answers.setdefault(answers.gateway, []).append((batch.at_ms, answers))
         return Committed(ids, list(refused.values()))
 
+    def _outdated(self, batch: Batch) -> dict[ActorPlace, Refusal]:
+        """What is left out since it belongs to others by now."""
+        groups = {one.group for one in batch.standing if not self._is_standing(one.incarnation)}
+        groups |= {
+            one.group for one in batch.writes if one.yields and not self._is_based_on_stored(one)
+        }
+        return {
+            (one.actor_type, one.key): Refusal(one.actor_type, one.key, "", is_outdated=True)
+            for one in batch.writes
+            if one.group in groups
+        }
+
+    def _is_based_on_stored(self, write: ActorWrite) -> bool:
+        stored = self._table(write.actor_type).get(write.key)
+        return (stored.version if stored else 0) == write.version - 1
+
     def _check(self, batch: Batch) -> None:
         """Look at everything before anything is changed."""
         for write in batch.writes:
-            stored = self._table(write.actor_type).get(write.key)
-            if (stored.version if stored else 0) != write.version - 1:
+            if not self._is_based_on_stored(write):
                 raise ConflictError(f"{write.actor_type}/{write.key}: not version {write.version}")
         keys = [_request_key(record) for record in batch.requests]
         for record, key in zip(batch.requests, keys, strict=True):
@@ -345,5 +367,5 @@ def _without(batch: Batch, places: Iterable[ActorPlace]) -> Batch:
         timers=[one for one in batch.timers if (one.actor_type, one.key) not in out],
         cancelled=[one for one in batch.cancelled if one[:2] not in out],
         entries=[one for one in batch.entries if (one.actor_type, one.key) not in out],
-        answers=[one for one in batch.answers if (one.actor_type, one.key) not in out],
+        answers=answers_without(batch, out),
     )

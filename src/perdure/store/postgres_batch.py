@@ -74,7 +74,10 @@ def statement(batch: Batch, tables: Mapping[str, Table], *, takes_number: bool =
 
 
 def needs_steps(batch: Batch) -> bool:
-    """True if a row is meant twice: the actor goes, and something of it is set in one batch."""
+    """True if a row is meant twice: the actor goes, and something of it is set in one batch; or if
+    some of it may be left out since it belongs to others by now."""
+    if batch.standing or any(one.yields for one in batch.writes):
+        return True
     gone = {(one.actor_type, one.key) for one in batch.writes if one.state is None}
     if not gone:
         return False

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 
 from perdure.base.errors import ConflictError
-from perdure.store.api import ActorWrite, Batch, Refusal
+from perdure.store.api import ActorWrite, Batch, Refusal, answers_without
 from perdure.store.postgres_batch import Statement, Table, message_ids, statement
 from perdure.store.postgres_link import Session
 
@@ -52,8 +52,9 @@ class Steps:
         head = msgspec.structs.replace(_NUMBER, at_ms=batch.at_ms)
         if not await self._run(statement(head, self._tables)):
             return False
-        await self._refuse_conflicts(batch)
-        groups = list(_groups(batch.writes))
+        stays = await self._leave_out_outdated(batch)
+        await self._refuse_conflicts(msgspec.structs.replace(batch, writes=stays))
+        groups = list(_groups(stays))
         await self._write_groups(groups, batch.at_ms)
         gone = {(one.actor_type, one.key) for one in self.refused}
         rest = without(batch, gone)
@@ -113,15 +114,37 @@ class Steps:
         made.values[:2] = self._place
         return await self.session.step(made.sql, made.values, self._timeout_s)
 
+    async def _leave_out_outdated(self, batch: Batch) -> list[ActorWrite]:
+        """The writes but for those of groups that belong to others by now."""
+        outdated: set[int] = set()
+        if batch.standing:
+            wanted = [one.incarnation for one in batch.standing]
+            rows = await self.session.step(_KEEP_STANDING, (wanted,), self._timeout_s)
+            found = {row[0] for row in rows}
+            outdated |= {one.group for one in batch.standing if one.incarnation not in found}
+        yielding: dict[str, list[ActorWrite]] = {}
+        for write in batch.writes:
+            if write.yields:
+                yielding.setdefault(write.actor_type, []).append(write)
+        for name, some in yielding.items():
+            others = await self._other_versions(name, some)
+            outdated |= {one.group for one in some if one.key in others}
+        gone = [one for one in batch.writes if one.group in outdated]
+        self.refused += (Refusal(o.actor_type, o.key, "", is_outdated=True) for o in gone)
+        return [one for one in batch.writes if one.group not in outdated]
+
+    async def _other_versions(self, name: str, some: Sequence[ActorWrite]) -> set[str]:
+        values = ([one.key for one in some], [one.version - 1 for one in some])
+        sql = _OTHER_VERSION.format(table=self._tables[name].sql_name)
+        return {row[0] for row in await self.session.step(sql, values, self._timeout_s)}
+
     async def _refuse_conflicts(self, batch: Batch) -> None:
         """A conflict fails the whole batch, also one in what would be left out."""
         by_type: dict[str, list[ActorWrite]] = {}
         for write in batch.writes:
             by_type.setdefault(write.actor_type, []).append(write)
         for name, some in by_type.items():
-            values = ([one.key for one in some], [one.version - 1 for one in some])
-            sql = _OTHER_VERSION.format(table=self._tables[name].sql_name)
-            if await self.session.step(sql, values, self._timeout_s):
+            if await self._other_versions(name, some):
                 raise ConflictError("the store holds another version than the one in memory")
         names = [(one.actor_type, one.key, one.request_id) for one in batch.requests]
         if names and await self.session.step(
@@ -134,9 +157,13 @@ _DRAW = (
     "UPDATE perdure_fence SET message_block = nextval('perdure_message_block')"
     " WHERE incarnation = $1 RETURNING message_block"
 )
+_KEEP_STANDING = (  # taking a member out waits until this commit has ended
+    "SELECT incarnation FROM perdure_fence WHERE incarnation = ANY($1::bigint[])"
+    " ORDER BY incarnation FOR KEY SHARE"
+)
 _OTHER_VERSION = (
     "SELECT n.key FROM unnest($1::text[], $2::bigint[]) AS n(key, version)"
-    " LEFT JOIN {table} AS t ON t.key = n.key WHERE coalesce(t.version, 0) <> n.version LIMIT 1"
+    " LEFT JOIN {table} AS t ON t.key = n.key WHERE coalesce(t.version, 0) <> n.version"
 )
 _ANSWERED = (
     "SELECT 1 FROM unnest($1::text[], $2::text[], $3::text[]) AS n(actor_type, key, request_id)"
@@ -169,5 +196,5 @@ def without(batch: Batch, actors: Collection[ActorName]) -> Batch:
         timers=[one for one in batch.timers if stays(one.actor_type, one.key)],
         cancelled=[one for one in batch.cancelled if stays(one[0], one[1])],
         entries=[one for one in batch.entries if stays(one.actor_type, one.key)],
-        answers=[one for one in batch.answers if stays(one.actor_type, one.key)],
+        answers=answers_without(batch, actors),
     )

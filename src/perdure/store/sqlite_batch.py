@@ -13,6 +13,7 @@ from perdure.store.api import (
     Message,
     RequestRecord,
     Timer,
+    answers_without,
 )
 from perdure.store.sqlite_reader import ROW, entry_checksum, record_checksum, row_checksum
 
@@ -58,7 +59,7 @@ def without(batch: Batch, actors: Collection[ActorName]) -> Batch:
         timers=[one for one in batch.timers if stays(one.actor_type, one.key)],
         cancelled=[one for one in batch.cancelled if stays(one[0], one[1])],
         entries=[one for one in batch.entries if stays(one.actor_type, one.key)],
-        answers=[one for one in batch.answers if stays(one.actor_type, one.key)],
+        answers=answers_without(batch, actors),
     )
 
 

@@ -23,7 +23,6 @@ from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     BadArgumentsError,
-    FencedError,
     ForbiddenError,
     MethodNotAllowedError,
     NotFoundError,
@@ -61,7 +60,7 @@ class HttpTurn(Turn, kw_only=True):
             self.exchange.reply(200, body)
 
     def fail(self, error: BaseException) -> None:
-        if isinstance(error, FencedError) and self.node.takes_again(self, error):
+        if self.node.takes_again(self, error):
             return
         if not isinstance(error, PerdureError):
             log.error("turn failed", exc_info=error, extra={"turn": str(self)})
