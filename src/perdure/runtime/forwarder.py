@@ -365,7 +365,8 @@ class Forwarder:
                         await self.exchange(link, Ask(0, left_s, packed), deadline_s)
                     )
                 attempt += 1
-            await self._clock.sleep(_PAUSE_S)
+            if self._stopped is None:
+                await self._clock.sleep(_PAUSE_S)
         raise DeadlineError("the query was not answered before its deadline")
 
     async def exchange(self, link: Link, frame: Asking, end_s: float) -> bytes:

@@ -45,7 +45,7 @@ def error_from(frame: Failed) -> Exception:
     elif (known := _known(frame.path)) is not None:
         error = _made(known, frame)
     elif frame.kind != PerdureError.kind:
-        error = _made(DomainError, frame)
+        error = _made(_OWN.get(frame.kind, DomainError), frame)
     else:
         error = RuntimeError(f"{frame.path}: {frame.message}")
     if isinstance(error, PerdureError):
