@@ -50,7 +50,7 @@ PLANTED = (
     Planted(
         "a call that is sent again is run again",
         _RECEPTION,
-        "        if is_again and not method.read and call.request_id is None:",
+        "        if call.is_again and not method.read and call.request_id is None:",
         "        if False:",
     ),
     Planted(

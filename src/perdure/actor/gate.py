@@ -156,10 +156,20 @@ class GroupCommit(OutputGate):
         if turn.root is not None:
             self.origins.append((turn.activation, turn.root, None))
 
+    def _set_apart(self, groups: "dict[Activation, int]") -> None:
+        """Make groups of those whose write alone may be refused: their answers go with them."""
+        number = max(groups.values(), default=0)
+        for activation, _, _ in self.origins:
+            if activation.actor_type.can_be_refused and activation not in groups:
+                number += 1
+                groups[activation] = number
+
     def batch(self, at_ms: int) -> Batch:
         """The commit as the store takes it."""
         self.at_ms = at_ms
         groups = linked(self.links) if self.links else {}
+        if self.origins:
+            self._set_apart(groups)
         outside = self.outside
         writes = [
             ActorWrite(

@@ -124,6 +124,7 @@ class ActorType:
         self.migrations = Migrations(actor_class, self.decode_state)
         self.decode_stored = self.migrations.decode
         self.indexes = compile_indexes(actor_class)
+        self.can_be_refused = any(index.field.unique for index in self.indexes.values())
         self.check = compile_check(actor_class, list(self.indexes.values()))
         self.schema = ActorSchema(
             self.name,

@@ -228,6 +228,13 @@ class StoreBrokenError(StoreError):
     kind = "store-broken"
 
 
+class OtherClusterError(StoreError):
+    """Raised when processes with another cluster key run on this database. They and this one could
+    not reach each other."""
+
+    kind = "other-cluster"
+
+
 class ConflictError(StoreError):
     """Raised when the store holds another version than the one this turn was based on."""
 

@@ -295,6 +295,67 @@ def migrate(
         raise typer.Exit(DATA_DAMAGED)
 
 
+cluster = typer.Typer(invoke_without_command=True)
+cli.add_typer(cluster, name="cluster")
+
+_Store = Annotated[str, typer.Option("--store", help="Store URL: postgresql://…")]
+_DEFAULT_STORE = "sqlite:data"
+
+
+@cluster.callback()
+def members(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Only say by the exit code if this machine is.")
+    ] = False,
+    store: _Store = _DEFAULT_STORE,
+) -> None:
+    """Show the processes that own the actors of a database, and how many shards each owns.
+
+    --ready is for probes of machines without HTTP: 0 when the members of this machine have leases
+    and own shards, and no shard of the database is without a living owner; else 1, and why.
+
+    Example: perdure cluster --store postgresql://shop@db/shop
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from perdure.cli import cluster as showing
+    from perdure.cli.failures import NOT_YET
+    from perdure.cli.tables import console_for_output
+
+    if ready:
+        why = showing.why_not_ready(store)
+        typer.echo("ready" if why is None else f"not ready: {why}", err=why is not None)
+        raise typer.Exit(0 if why is None else NOT_YET)
+    if json:
+        sys.stdout.buffer.write(showing.as_json(store))
+    else:
+        showing.show(store, console_for_output())
+
+
+@cluster.command()
+def drain(
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="A member's incarnation, name or how that begins.")
+    ],
+    wait: Annotated[bool, typer.Option("--wait", help="Until it owns nothing any more.")] = False,
+    store: _Store = _DEFAULT_STORE,
+) -> None:
+    """Let a member hand over all its shards, without an error for anybody.
+
+    It goes on as a member that owns nothing, serves requests if it did, and owns shards again when
+    its process is started anew.
+
+    Example: perdure cluster drain shop-1/state-2 --wait --store postgresql://shop@db/shop
+    """
+    from perdure.cli.cluster import drain as drain_member
+
+    member = drain_member(store, node, wait=wait)
+    done = "owns nothing any more" if wait else "hands over its shards"
+    typer.echo(f"{member.name} ({member.incarnation}) {done}", err=True)
+
+
 _ID_MAX = 2**63 - 1
 _LetterId = Annotated[
     int, typer.Argument(metavar="ID", min=1, max=_ID_MAX, help="As `letters` shows it.")

@@ -5,6 +5,7 @@ Exit codes follow BSD sysexits.h where it has a fitting one; 2 is wrong use, as 
 
 from perdure.base.errors import (
     DefinitionError,
+    OtherClusterError,
     PerdureError,
     StoreBrokenError,
     StoreCorruptError,
@@ -14,6 +15,7 @@ from perdure.base.errors import (
     StoreLockedError,
 )
 
+NOT_YET = 1  # `cluster --ready` says no, or `cluster drain --wait` has waited long enough
 USAGE = 2
 DATA_DAMAGED = 65  # EX_DATAERR: the store is damaged, foreign or newer, or does not fit the app
 NO_INPUT = 66  # EX_NOINPUT: no such file, type or key
@@ -21,7 +23,7 @@ UNAVAILABLE = 69  # EX_UNAVAILABLE: the address is taken
 APP_BROKEN = 70  # EX_SOFTWARE: the app did not start
 CANNOT_CREATE = 73  # EX_CANTCREAT: a file or folder could not be written
 DISK_FAILED = 74  # EX_IOERR: the disk failed under a commit; starting again recovers
-LOCKED = 75  # EX_TEMPFAIL: another process owns the store
+LOCKED = 75  # EX_TEMPFAIL: another process, or another cluster, owns the store
 BAD_APP = 78  # EX_CONFIG: the app cannot be loaded
 
 # A server that ended like this would end the same way again.
@@ -29,6 +31,7 @@ NOT_WORTH_A_RETRY = frozenset((0, USAGE, DATA_DAMAGED, NO_INPUT, UNAVAILABLE, LO
 
 _CODES: list[tuple[type[PerdureError], int]] = [
     (StoreLockedError, LOCKED),
+    (OtherClusterError, LOCKED),
     (StoreCorruptError, DATA_DAMAGED),
     (StoreFormatError, DATA_DAMAGED),
     (StoreBrokenError, DISK_FAILED),

@@ -92,9 +92,12 @@ class HandOvers:
         """Give closed shards away, and do not give up before it is known what became of it."""
         standing = self._standing
         standing.giving = frozenset(heirs)
+        version = standing.map.version  # what comes to us later, no repetition gives away
         while standing.incarnation == incarnation:
             try:
-                view = await answered(self._registry.hand_over(incarnation, heirs), self._ttl_s)
+                view = await answered(
+                    self._registry.hand_over(incarnation, heirs, version), self._ttl_s
+                )
             except FencedError as error:
                 if standing.incarnation == incarnation:
                     self._fall(error)

@@ -4,7 +4,9 @@
 
 - *joining*: no member yet, or a member that has not seen the map yet. Owns nothing.
 - *active*: renews its lease, owns what the map says, and should own what `assignment.targets` says.
-- *draining*: should own nothing, and gives away what it has; then it leaves.
+- *draining*: should own nothing, and gives away what it has; then it leaves. (Who was asked to by
+  the registry, which everybody sees, stays *active*: it is no target any more, so it gives away all
+  that it has, and stays a member that owns nothing, also when it is fenced and joins anew.)
 - *fenced*: was taken out. Everything was thrown away at once; it joins anew, as if just started.
 - *left*: for good.
 
@@ -66,7 +68,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from perdure.base.clock import Clock
-from perdure.base.errors import FencedError, StoreError
+from perdure.base.errors import FencedError, OtherClusterError, StoreError
 from perdure.base.ids import jittered, random_below
 from perdure.cluster.handover import HandOvers
 from perdure.cluster.shard_map import ShardMap
@@ -95,6 +97,7 @@ class Membership:
         address: str,
         release: str,
         lease_ttl_s: float,
+        key_fingerprint: str = "",
     ) -> None:
         self._registry = registry
         self._clock = clock
@@ -102,6 +105,7 @@ class Membership:
         self._address = address
         self._release = release
         self._ttl_s = lease_ttl_s
+        self._key_fingerprint = key_fingerprint
         self._standing = standing = Standing(owner, clock, lease_ttl_s)
         self._takeovers = TakeOvers(
             standing, registry, clock, lease_ttl_s=lease_ttl_s, look=self._hint
@@ -151,9 +155,18 @@ class Membership:
     async def start(self) -> None:
         """Join, and wait for the shards that should be this member's, for a bounded time.
 
-        Raises StoreError if the registry cannot be reached.
+        Raises StoreError if the registry cannot be reached; OtherClusterError if members use
+        another key, and go on living longer than those of a cluster that just died would.
         """
-        await self._join()
+        end_s = self._clock.monotonic_s() + _START_TTLS * self._ttl_s
+        while True:
+            try:
+                await self._join()
+                break
+            except OtherClusterError:
+                if self._clock.monotonic_s() >= end_s:
+                    raise
+            await self._clock.sleep(jittered(self._ttl_s / 10))
         await self._renew()
         for name, work in {
             "lease": self._keep_lease(),
@@ -247,7 +260,9 @@ class Membership:
         if self._former != NOBODY:
             await answered(self._registry.leave(self._former), self._ttl_s)
             self._former = NOBODY
-        call = self._registry.join(self._name, self._address, self._release, self._ttl_s)
+        call = self._registry.join(
+            self._name, self._address, self._release, self._ttl_s, self._key_fingerprint
+        )
         self._standing.joined(await answered(call, self._ttl_s))
 
     async def _renew(self) -> None:
@@ -257,7 +272,7 @@ class Membership:
         call = self._registry.renew(
             asked.incarnation,
             self._ttl_s,
-            "draining" if standing.state == "draining" else "active",
+            "draining" if standing.state == "draining" or standing.is_to_drain else "active",
             standing.map.version,
         )
         try:

@@ -61,7 +61,8 @@ def to_frame(shard_map: ShardMap) -> Map:
 def from_frame(frame: Map) -> ShardMap:
     """The map that another process has sent; raises ValueError if it is none."""
     try:
-        members = [Member(*msgspec.convert(values, list)) for values in frame.members]
+        count = len(Member.__struct_fields__)  # a newer release may know more of them
+        members = [Member(*msgspec.convert(values, list)[:count]) for values in frame.members]
         members = [msgspec.convert(msgspec.to_builtins(member), Member) for member in members]
         owners = [
             NOBODY if place == _NO_PLACE else members[place].incarnation

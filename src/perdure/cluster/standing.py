@@ -79,6 +79,7 @@ class Standing:
         self.lease_until_s = -math.inf
         self.map: ShardMap = EMPTY
         self.giving: frozenset[int] = frozenset()
+        self.is_to_drain = False  # for good: whoever asked, asked this process
         self.listeners: list[Callable[[], None]] = []  # called after everything that changed
         self._clock = clock
         self._ttl_s = lease_ttl_s
@@ -132,6 +133,9 @@ class Standing:
         """The registry has shown who is there and who owns what."""
         before = self.map
         self.map = before.followed_by(view)
+        own = self.map.members.get(self.incarnation)
+        if own is not None and own.state == "draining":
+            self.is_to_drain = True
         self._settle()
         if self.map.version != before.version:
             self.owner.map_changed(self.map)

@@ -25,6 +25,7 @@ from perdure.base.clock import Clock
 from perdure.base.errors import FencedError, StoreError
 from perdure.base.limits import Limits
 from perdure.base.shards import SHARDS
+from perdure.cluster.handshake import fingerprint_of
 from perdure.cluster.membership import Membership
 from perdure.cluster.network import Network
 from perdure.cluster.shard_map import ShardMap
@@ -91,6 +92,13 @@ class ClusterNode(Node):
         """Open the store, join the others and take calls. Raises StoreError and its kinds."""
         await super().start()
         self._station.start()
+        try:
+            await self._join()
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def _join(self) -> None:
         registry = self.store.registry
         if registry is None:
             self._station.be(SOLE_INCARNATION)
@@ -106,6 +114,7 @@ class ClusterNode(Node):
             address=await self._listen(),
             release=RELEASE,
             lease_ttl_s=self.limits.lease_ttl_s,
+            key_fingerprint=fingerprint_of(self._place.key),
         )
         registry.session_lost = self._membership.connection_lost
         await self._membership.start()

@@ -16,6 +16,7 @@ and no call can go in circles. Deadlines end it all.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -62,7 +63,8 @@ log = logging.getLogger("perdure.forwarder")
 
 _PAUSE_S = 0.02  # before a call is sent once more to where it was not taken
 _SWEEP_EVERY_S = 0.25
-_CURED_BY_ANOTHER_OWNER = {one.kind for one in (FencedError, StoppingError, OutcomeUnknownError)}
+_CURED_ELSEWHERE = (FencedError, StoppingError, OutcomeUnknownError)
+_KINDS_CURED_ELSEWHERE = {one.kind for one in _CURED_ELSEWHERE}
 
 _encode_query = msgspec.msgpack.Encoder().encode
 _decode_actors = msgspec.msgpack.Decoder(list[StoredActor]).decode
@@ -131,6 +133,7 @@ class Forwarder:
         self._waiting: dict[int, _Outgoing] = {}  # those of them that are not sent
         self._asked: dict[int, tuple[Link, asyncio.Future[bytes]]] = {}
         self._is_pausing = False
+        self._stopped: Exception | None = None
         self.sent_again = 0
 
     # -- calls -----------------------------------------------------------------------------------
@@ -143,8 +146,9 @@ class Forwarder:
         Args:
             after_pause: the owner, who may be this process, could not take it a moment ago.
         """
-        if len(self._pending) >= self._limits.forwarded_calls_max:
-            turn.fail(OverloadedError(f"{len(self._pending)} calls wait for other processes"))
+        refusal = self._refusal()
+        if refusal is not None:
+            turn.fail(refusal)
             return
         self._last_id += 1
         call = Call(
@@ -168,13 +172,21 @@ class Forwarder:
 
     def borrow(self, actor_type: ActorType, turn: "BorrowTurn", frame: Borrow) -> None:
         """Send it to the owner of the actor until that answers, as a call."""
-        if len(self._pending) >= self._limits.forwarded_calls_max:
-            turn.fail(OverloadedError(f"{len(self._pending)} calls wait for other processes"))
+        refusal = self._refusal()
+        if refusal is not None:
+            turn.fail(refusal)
             return
         self._last_id += 1
         turn.id = frame.id = self._last_id
         outgoing = self._pending[frame.id] = _Outgoing(actor_type, turn, frame)
         self._send(outgoing)
+
+    def _refusal(self) -> Exception | None:
+        """Why nothing more can be sent now."""
+        count = len(self._pending) + len(self._asked)
+        if self._stopped is None and count >= self._limits.forwarded_calls_max:
+            return OverloadedError(f"{count} calls wait for other processes")
+        return self._stopped
 
     def withdraw(self, number: int) -> None:
         """The actor is not wanted any more, whether it was lent meanwhile or not."""
@@ -232,7 +244,8 @@ class Forwarder:
     def send_waiting(self) -> None:
         """Try those that are not sent: there may be a way now."""
         for outgoing in list(self._waiting.values()):
-            self._send(outgoing)
+            if outgoing.call.id in self._waiting:  # not ended by what another one has set off
+                self._send(outgoing)
 
     def take_map(self, newer: ShardMap) -> None:
         """Go by this map from now on."""
@@ -246,11 +259,9 @@ class Forwarder:
                 outgoing.link = None
                 self._mark_again(outgoing)
                 self._waiting[outgoing.call.id] = outgoing
-        for number, (asked, waiter) in list(self._asked.items()):
-            if asked is link:
-                del self._asked[number]
-                if not waiter.done():
-                    waiter.set_exception(UnreachableError("the link was lost"))
+        for asked, waiter in self._asked.values():
+            if asked is link and not waiter.done():
+                waiter.set_exception(UnreachableError("the link was lost"))
         self.send_waiting()
 
     def _mark_again(self, outgoing: _Outgoing) -> None:
@@ -272,7 +283,7 @@ class Forwarder:
             outgoing.turn.replayed = frame.replayed
             self._give(outgoing.turn, frame.body)
         elif type(frame) is Failed:
-            if frame.kind in _CURED_BY_ANOTHER_OWNER and not frame.path:
+            if frame.kind in _KINDS_CURED_ELSEWHERE and not frame.path:
                 self._mark_again(outgoing)
                 self._wait(outgoing)
             else:
@@ -314,7 +325,11 @@ class Forwarder:
             self._give(outgoing.turn, error)
 
     def stop(self, error: Exception) -> None:
-        """Give up what is not answered."""
+        """Give up what is not answered, and take nothing more."""
+        self._stopped = error
+        for _, waiter in self._asked.values():
+            if not waiter.done():
+                waiter.set_exception(error)
         pending, self._pending = self._pending, {}
         self._waiting.clear()
         for outgoing in pending.values():
@@ -328,21 +343,31 @@ class Forwarder:
     # -- questions and hints ---------------------------------------------------------------------
 
     async def ask(self, query: Query, deadline_s: float) -> list[StoredActor]:
-        """Let a member look up actors. Raises DeadlineError, and what the store raises there."""
+        """Let a member look up actors, and another if that one cannot any more.
+
+        Raises DeadlineError, OverloadedError, and what the store raises there.
+        """
         packed = _encode_query(query)
-        while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
-            links = (
-                self._links.link_to(member.incarnation, member.address)
+        attempt = 0
+        while deadline_s > self._clock.monotonic_s():
+            refusal = self._refusal()
+            if refusal is not None:
+                raise refusal
+            links = [
+                link
                 for member in self._map.members.values()
-            )
-            link = next((link for link in links if link is not None), None)
-            if link is None:
+                if (link := self._links.link_to(member.incarnation, member.address)) is not None
+            ]
+            if links:
+                link = links[attempt % len(links)]
+                left_s = deadline_s - self._clock.monotonic_s()
+                with suppress(UnreachableError, *_CURED_ELSEWHERE):
+                    return _decode_actors(
+                        await self.exchange(link, Ask(0, left_s, packed), deadline_s)
+                    )
+                attempt += 1
+            if self._stopped is None:
                 await self._clock.sleep(_PAUSE_S)
-                continue
-            try:
-                return _decode_actors(await self.exchange(link, Ask(0, left_s, packed), deadline_s))
-            except UnreachableError:
-                continue
         raise DeadlineError("the query was not answered before its deadline")
 
     async def exchange(self, link: Link, frame: Asking, end_s: float) -> bytes:
@@ -390,7 +415,7 @@ class Forwarder:
         return next((link for link in links if link is not None), None)
 
     def _answered(self, frame: Any) -> None:
-        _, waiter = self._asked.pop(frame.id)
+        _, waiter = self._asked[frame.id]
         if waiter.done():
             return
         if type(frame) is Answer:

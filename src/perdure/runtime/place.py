@@ -1,8 +1,13 @@
 """A process's place in its cluster: what it does there, and how others reach it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import msgspec
+
+from perdure.base.ids import new_id
 
 Role = Literal["all", "state", "web"]
 
@@ -26,3 +31,14 @@ class Place(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Place({self.role!r}, {self.name!r})"  # the key is a secret
+
+
+@contextmanager
+def private_place() -> Iterator[Place]:
+    """The place of a process that shares its database with nobody, or is refused.
+
+    It joins, since only members are kept apart from all others that commit; but with a key that
+    nobody else has, at an address where nobody else comes. The address goes after the block.
+    """
+    with TemporaryDirectory(prefix="perdure-") as directory:  # only its user may enter it
+        yield Place(key=(new_id() + new_id()).encode(), listen=f"unix:{directory}/alone")

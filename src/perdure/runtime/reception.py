@@ -9,7 +9,7 @@ its origin (the sending process and the call's number there):
 - else it never had an effect, and runs.
 
 Invariant: of the calls with one origin at most one has an effect. A first sending that comes late,
-after the second, is told by `_seen_again`.
+after the second, is told by `_seen_again` and dropped: nobody listens at its link any more.
 """
 
 from collections import OrderedDict
@@ -159,8 +159,9 @@ class Reception:
             link.send(failed(call.id, error))
             return
         method = turn.method
-        is_again = call.is_again or (bool(self._seen_again) and origin in self._seen_again)
-        if is_again and not method.read and call.request_id is None:
+        if not call.is_again and origin in self._seen_again:
+            return
+        if call.is_again and not method.read and call.request_id is None:
             self._note_again(origin)
             host.spawn(self._call_again(method.actor_type, call.key, turn, origin))
             return
@@ -280,12 +281,11 @@ class Reception:
     async def _ask(self, link: Link, ask: Ask) -> None:
         try:
             found = await self._host.query(_decode_query(ask.query))
-        except (PerdureError, msgspec.MsgspecError) as error:
-            link.send(failed(ask.id, error))
-        else:
             link.send(Answer(ask.id, _encode_actors(found)))
+        except (PerdureError, msgspec.MsgspecError) as error:  # or too many to be told
+            link.send(failed(ask.id, error))
 
-    def posted(self, frame: Posted) -> None:
+    def posted(self, _link: Link, frame: Posted) -> None:
         """Others have sent messages to actors of ours."""
         for fields in frame.streams:
             stream = Stream(*fields)

@@ -15,6 +15,7 @@ from perdure.cluster.link import Link
 from perdure.cluster.shard_map import ShardMap
 from perdure.runtime.forwarder import Links
 from perdure.runtime.live import Watch
+from perdure.store.registry import Member
 
 _Place = tuple[ActorType, str]
 
@@ -22,10 +23,11 @@ _Place = tuple[ActorType, str]
 class _Watched:
     """One actor that is watched, and where."""
 
-    __slots__ = ("link", "watcher")
+    __slots__ = ("is_here", "link", "watcher")
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher, *, is_here: bool) -> None:
         self.watcher = watcher
+        self.is_here = is_here
         self.link: Link | None = None  # None: here, or nowhere yet
 
 
@@ -46,7 +48,9 @@ class Watches:
         if self._here is not None:
             self._here(actor_type, key, watcher, on=on)  # a shard may come here without notice
         if on:
-            watched = self._watched[place] = self._by_name[name] = _Watched(watcher)
+            is_here = self._is_here(self._map.owner_of(key))
+            watched = _Watched(watcher, is_here=is_here)
+            self._watched[place] = self._by_name[name] = watched
             self._aim(place, watched)
             return
         watched = self._watched.pop(place)
@@ -80,14 +84,17 @@ class Watches:
     def _aim(self, place: _Place, watched: _Watched) -> None:
         actor_type, key = place
         owner = self._map.owner_of(key)
-        link = None
-        if owner is not None and owner.incarnation != self._incarnation():
+        is_here, link = self._is_here(owner), None
+        if owner is not None and not is_here:
             link = self._links.link_to(owner.incarnation, owner.address)
-        if link is watched.link:
+        if link is watched.link and is_here == watched.is_here:
             return
-        before, watched.link = watched.link, link
+        before, watched.link, watched.is_here = watched.link, link, is_here
         if before is not None and before.is_open:
             before.send(WatchFrame(actor_type.name, key, on=False))
         if link is not None:
             link.send(WatchFrame(actor_type.name, key))
         watched.watcher.changed()
+
+    def _is_here(self, owner: Member | None) -> bool:
+        return owner is not None and owner.incarnation == self._incarnation()

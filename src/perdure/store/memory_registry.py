@@ -12,7 +12,7 @@ import msgspec
 
 from perdure.base.clock import Clock
 from perdure.base.shards import SHARDS
-from perdure.store.registry import NOBODY, Member, View, fenced
+from perdure.store.registry import NOBODY, Member, View, fenced, other_cluster
 
 
 class MemoryRegistry:
@@ -31,9 +31,12 @@ class MemoryRegistry:
         self._version = 1
         self._members: dict[int, Member] = {}
         self._lease_until_ms: dict[int, float] = {}
+        self._fingerprints: dict[int, str] = {}
+        self._asked_to_drain: set[int] = set()
         self._owners = [NOBODY] * SHARDS
+        self._since = [0] * SHARDS  # the version with which the owner came
 
-    async def open(self) -> None:
+    async def open(self, *, make_tables: bool = True) -> None:
         """Nothing: what is in memory is open."""
 
     async def close(self) -> None:
@@ -43,8 +46,16 @@ class MemoryRegistry:
         """True if this is no member any more, so that nothing may be committed in its name."""
         return incarnation not in self._members
 
-    async def join(self, name: str, address: str, release: str, lease_ttl_s: float) -> int:
+    async def join(
+        self, name: str, address: str, release: str, lease_ttl_s: float, key_fingerprint: str
+    ) -> int:
+        others = [one for one, its in self._fingerprints.items() if its != key_fingerprint]
+        if living := [one for one in others if self._lease_until_ms[one] > self._now_ms()]:
+            raise other_cluster(self._members[living[0]].name)
+        for one in others:
+            self._remove(one, {})
         self._last += 1
+        self._fingerprints[self._last] = key_fingerprint
         self._members[self._last] = Member(self._last, name, address, release)
         self._extend(self._last, lease_ttl_s)
         self._version += 1
@@ -85,11 +96,22 @@ class MemoryRegistry:
         self._remove(victim, heirs)
         return self._view()
 
-    async def hand_over(self, incarnation: int, heirs: Mapping[int, int]) -> View:
+    async def hand_over(
+        self, incarnation: int, heirs: Mapping[int, int], known_version: int
+    ) -> View:
         if incarnation not in self._members:
             raise fenced(incarnation)
-        self._give(incarnation, heirs)
+        known = {shard: one for shard, one in heirs.items() if self._since[shard] <= known_version}
+        self._give(incarnation, known)
         return self._view()
+
+    async def ask_to_drain(self, incarnation: int) -> bool:
+        if incarnation not in self._members:
+            return False
+        if incarnation not in self._asked_to_drain:
+            self._asked_to_drain.add(incarnation)
+            self._version += 1
+        return True
 
     async def leave(self, incarnation: int) -> None:
         if incarnation in self._members:
@@ -105,9 +127,13 @@ class MemoryRegistry:
 
     def _remove(self, incarnation: int, heirs: Mapping[int, int]) -> None:
         del self._members[incarnation], self._lease_until_ms[incarnation]
+        del self._fingerprints[incarnation]
+        self._asked_to_drain.discard(incarnation)
         self._give(incarnation, heirs)
-        self._owners = [NOBODY if one == incarnation else one for one in self._owners]
         self._version += 1
+        for shard, owner in enumerate(self._owners):
+            if owner == incarnation:
+                self._owners[shard], self._since[shard] = NOBODY, self._version
 
     def _give(self, owner: int, heirs: Mapping[int, int]) -> bool:
         """Give those shards that are the owner's to heirs that are members; was there any?"""
@@ -116,15 +142,19 @@ class MemoryRegistry:
             for shard, heir in heirs.items()
             if self._owners[shard] == owner and heir in self._members and heir != owner
         }
-        for shard, heir in given.items():
-            self._owners[shard] = heir
         self._version += bool(given)
+        for shard, heir in given.items():
+            self._owners[shard], self._since[shard] = heir, self._version
         return bool(given)
 
     def _view(self, known_version: int = 0) -> View:
         now_ms = self._now_ms()
         members = [
-            msgspec.structs.replace(one, lease_left_ms=floor(self._lease_until_ms[key] - now_ms))
+            msgspec.structs.replace(
+                one,
+                lease_left_ms=floor(self._lease_until_ms[key] - now_ms),
+                state="draining" if key in self._asked_to_drain else one.state,
+            )
             for key, one in self._members.items()
         ]
         owners: Sequence[int] | None = None

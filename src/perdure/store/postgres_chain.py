@@ -25,8 +25,9 @@ block is noted in the row; so they are known also when the answer was lost. They
 a range that is reserved ahead: an actor that moves to another process must get higher ids there
 than it got here, and only a number that is drawn after the move is sure to be higher.
 
-Where there is no registry, a store stands on row 0, which it takes by raising its number: whoever
-stood there before is fenced.
+Whoever is no member commits on row 0, which it takes by raising its number: whoever stood there
+before is fenced. Nobody gets it while there are members, and whoever becomes a member raises it,
+too. So nothing is ever committed beside a cluster.
 """
 
 import asyncio
@@ -35,13 +36,15 @@ from perdure.base.clock import Clock
 from perdure.base.errors import FencedError, OutcomeUnknownError
 from perdure.base.ids import jittered
 from perdure.store.postgres_link import LostError, Server, Session, UnreachableStoreError
+from perdure.store.postgres_registry_tables import IS_THERE
 
 COMMIT_S = 10.0  # the longest a commit may take, with all tries and questions
-ALONE = 0  # the incarnation of one that has no registry
+ALONE = 0  # the incarnation of one that is no member
 
 _RETRY_S = 0.02
 
 _READ = "SELECT commit_number, message_block FROM perdure_fence WHERE incarnation = $1 FOR UPDATE"
+_ANY_MEMBER = "SELECT 1 FROM perdure_member LIMIT 1"
 _PASS_OVER = "UPDATE perdure_fence SET commit_number = $2 WHERE incarnation = $1"
 _TAKE = (
     "INSERT INTO perdure_fence (incarnation, commit_number) VALUES ($1, 0)"
@@ -77,9 +80,16 @@ class Chain:
         self.is_left_open = False
 
     async def stand_alone(self, session: Session, timeout_s: float) -> None:
-        """Take row 0 from whoever has it; within a transaction."""
+        """Take row 0 from whoever has it; within a transaction. Beside members, nothing can be
+        committed before `stand_on`."""
         [[number]] = await session.step(_TAKE, (ALONE,), timeout_s)
         self.stand_on(ALONE, number)
+        [[has_registry]] = await session.step(IS_THERE, (), timeout_s)
+        if has_registry and await session.step(_ANY_MEMBER, (), timeout_s):
+            self._fenced = (
+                f"{self._server.label}: a cluster runs on this database, of which this process is "
+                "no member"
+            )
 
     def adopt(self, session: Session) -> None:
         """Commit through this session."""
@@ -123,7 +133,7 @@ class Chain:
         self._doubt = None
         self._fenced = why or (
             f"{self._server.label}: incarnation {self.incarnation} may commit no longer: it was "
-            "taken out of the members, or another process uses this database without a registry"
+            "taken out of the members; or, if it never was one, others use this database now"
         )
         return FencedError(self._fenced)
 

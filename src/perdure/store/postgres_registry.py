@@ -20,10 +20,11 @@ from perdure.store.postgres_registry_tables import (
     IS_THERE,
     LOCK_SCHEMA,
     LOCK_WAIT_S,
+    OTHER_CLUSTER,
     RENEW,
     VIEW,
 )
-from perdure.store.registry import Member, View, fenced
+from perdure.store.registry import Member, View, fenced, other_cluster
 
 LOOK_S = 3.0  # the longest a renewal or a look may take
 CHANGE_S = 3 * LOCK_WAIT_S  # the same for changes, with what they may wait for in the server
@@ -39,18 +40,31 @@ class PostgresRegistry:
         self._server = server
         self.session_lost: Callable[[], None] = lambda: None
 
-    async def open(self) -> None:
+    async def open(self, *, make_tables: bool = True) -> None:
         self._looks = _Lane(self._server, LOOK_S, lambda: self.session_lost())
         self._changes = _Lane(self._server, CHANGE_S)
-        await self._changes.create_tables()
+        if make_tables:
+            await self._changes.create_tables()
+            return
+        [[is_there]] = await self._looks.run(IS_THERE)
+        if not is_there:
+            raise StoreError(f"{self._server.label}: no cluster has ever run on this database")
 
     async def close(self) -> None:
         self._looks.close()
         self._changes.close()
 
-    async def join(self, name: str, address: str, release: str, lease_ttl_s: float) -> int:
-        sql = "SELECT perdure_join($1, $2, $3, $4)"
-        [[incarnation]] = await self._changes.run(sql, name, address, release, lease_ttl_s)
+    async def join(
+        self, name: str, address: str, release: str, lease_ttl_s: float, key_fingerprint: str
+    ) -> int:
+        sql = "SELECT perdure_join($1, $2, $3, $4, $5)"
+        arguments = (name, address, release, lease_ttl_s, key_fingerprint)
+        try:
+            [[incarnation]] = await self._changes.run(sql, *arguments)
+        except StoreError as error:
+            if getattr(error.__cause__, "sqlstate", None) == OTHER_CLUSTER:
+                raise other_cluster(str(error.__cause__)) from None
+            raise
         assert isinstance(incarnation, int)
         return incarnation
 
@@ -87,11 +101,17 @@ class PostgresRegistry:
             return None
         return await self.view(_UNKNOWN)
 
-    async def hand_over(self, incarnation: int, heirs: Mapping[int, int]) -> View:
-        sql = "SELECT perdure_hand_over($1, $2, $3)"
-        if not await self._is_true(sql, incarnation, list(heirs), list(heirs.values())):
+    async def hand_over(
+        self, incarnation: int, heirs: Mapping[int, int], known_version: int
+    ) -> View:
+        sql = "SELECT perdure_hand_over($1, $2, $3, $4)"
+        arguments = (incarnation, list(heirs), list(heirs.values()), known_version)
+        if not await self._is_true(sql, *arguments):
             raise fenced(incarnation)
         return await self.view(_UNKNOWN)
+
+    async def ask_to_drain(self, incarnation: int) -> bool:
+        return await self._is_true("SELECT perdure_ask_to_drain($1)", incarnation)
 
     async def leave(self, incarnation: int) -> None:
         await self._changes.run("SELECT perdure_leave($1)", incarnation)

@@ -2,7 +2,7 @@
 
     perdure_cluster     one row: the version of who is there and who owns what
     perdure_member      one row per member, with its lease
-    perdure_shard       4,096 rows, each with its owner; `epoch` says how often that changed
+    perdure_shard       4,096 rows, each with its owner; `since`: the version with which that came
     perdure_fence       what each member's commits change: see `postgres_chain`
 
 Every change is one call of a function, and so one round trip: a process that freezes or loses its
@@ -14,6 +14,9 @@ All functions lock the row of `perdure_cluster` first. So they never run at the 
 two of them can wait for each other; what one sees nobody changes, but for leases: renewals lock
 nothing but their own member's row, and commits nothing of these tables but their own fence. A
 function waits for a lock for `LOCK_WAIT_S` at most, then nothing of it is done.
+
+Whoever joins also fences a store without a registry, which commits on row 0; and that does not
+begin while there are members.
 
 A function whose meaning changes gets a new name, since the release before runs beside this one.
 """
@@ -28,11 +31,12 @@ _TABLES = f"""
 CREATE TABLE perdure_member (
     incarnation bigint PRIMARY KEY,
     name text NOT NULL, address text NOT NULL, release text NOT NULL, state text NOT NULL,
+    asked_to_drain boolean NOT NULL DEFAULT false, key_fingerprint text NOT NULL,
     lease_until timestamptz NOT NULL, joined_at timestamptz NOT NULL
 ) WITH (fillfactor = 20);
 CREATE SEQUENCE perdure_incarnation;
 CREATE TABLE perdure_shard (
-    shard smallint PRIMARY KEY, owner bigint NOT NULL, epoch bigint NOT NULL
+    shard smallint PRIMARY KEY, owner bigint NOT NULL, since bigint NOT NULL
 ) WITH (fillfactor = 40);
 INSERT INTO perdure_shard SELECT number, 0, 0 FROM generate_series(0, {SHARDS - 1}) AS number;
 CREATE TABLE perdure_cluster (version bigint NOT NULL);
@@ -41,20 +45,35 @@ INSERT INTO perdure_cluster VALUES (1);
 
 _JOIN = """
 CREATE FUNCTION perdure_join(
-    its_name text, its_address text, its_release text, lease_ttl double precision
+    its_name text, its_address text, its_release text, lease_ttl double precision, its_key text
 ) RETURNS bigint {attributes} AS $$
 DECLARE
     given bigint := nextval('perdure_incarnation');
+    other record;
 BEGIN
     UPDATE perdure_cluster SET version = version + 1;
+    FOR other IN SELECT incarnation, name, lease_until FROM perdure_member
+        WHERE key_fingerprint <> its_key FOR UPDATE  -- waits for renewals under way
+    LOOP
+        IF other.lease_until > clock_timestamp() THEN
+            RAISE EXCEPTION USING ERRCODE = 'PDKEY', MESSAGE = other.name;
+        END IF;
+        PERFORM perdure_remove(other.incarnation, '{}', '{}');
+    END LOOP;
+    INSERT INTO perdure_fence (incarnation, commit_number) VALUES (0, 0)
+        ON CONFLICT (incarnation) DO UPDATE SET commit_number = perdure_fence.commit_number + 2;
     INSERT INTO perdure_fence (incarnation, commit_number) VALUES (given, 0);
-    INSERT INTO perdure_member VALUES (
-        given, its_name, its_address, its_release, 'active',
+    INSERT INTO perdure_member (
+        incarnation, name, address, release, state, key_fingerprint, lease_until, joined_at
+    ) VALUES (
+        given, its_name, its_address, its_release, 'active', its_key,
         clock_timestamp() + make_interval(secs => lease_ttl), clock_timestamp()
     );
     RETURN given;
 END $$;
 """
+
+OTHER_CLUSTER = "PDKEY"  # the SQLSTATE when members use another key; the message is one's name
 
 _SET_STATE = """
 CREATE FUNCTION perdure_set_state(member bigint, its_state text, lease_ttl double precision)
@@ -71,16 +90,19 @@ END $$;
 """
 
 _GIVE = """
-CREATE FUNCTION perdure_give(giver bigint, shards smallint[], heirs bigint[])
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION perdure_give(
+    giver bigint, shards smallint[], heirs bigint[], known_version bigint DEFAULT NULL
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    next_version bigint := version + 1 FROM perdure_cluster;
 BEGIN
-    UPDATE perdure_shard SET owner = given.heir, epoch = epoch + 1
+    UPDATE perdure_shard SET owner = given.heir, since = next_version
         FROM unnest(shards, heirs) AS given(shard, heir)
         JOIN perdure_member ON perdure_member.incarnation = given.heir
         WHERE perdure_shard.shard = given.shard AND perdure_shard.owner = giver
-        AND given.heir <> giver;
+        AND given.heir <> giver AND (known_version IS NULL OR since <= known_version);
     IF NOT FOUND THEN RETURN false; END IF;
-    UPDATE perdure_cluster SET version = version + 1;
+    UPDATE perdure_cluster SET version = next_version;
     RETURN true;
 END $$;
 """
@@ -93,8 +115,9 @@ BEGIN
     DELETE FROM perdure_member WHERE incarnation = member;
     IF NOT FOUND THEN RETURN false; END IF;
     PERFORM perdure_give(member, shards, heirs);
-    UPDATE perdure_shard SET owner = 0, epoch = epoch + 1 WHERE owner = member;
     UPDATE perdure_cluster SET version = version + 1;
+    UPDATE perdure_shard SET owner = 0, since = (SELECT version FROM perdure_cluster)
+        WHERE owner = member;
     RETURN true;
 END $$;
 """
@@ -118,14 +141,26 @@ END $$;
 """
 
 _HAND_OVER = """
-CREATE FUNCTION perdure_hand_over(member bigint, shards smallint[], heirs bigint[])
-RETURNS boolean {attributes} AS $$
+CREATE FUNCTION perdure_hand_over(
+    member bigint, shards smallint[], heirs bigint[], known_version bigint
+) RETURNS boolean {attributes} AS $$
 BEGIN
     PERFORM 1 FROM perdure_cluster FOR UPDATE;
     PERFORM 1 FROM perdure_member WHERE incarnation = member;
     IF NOT FOUND THEN RETURN false; END IF;
-    PERFORM perdure_give(member, shards, heirs);
+    PERFORM perdure_give(member, shards, heirs, known_version);
     RETURN true;
+END $$;
+"""
+
+_ASK_TO_DRAIN = """
+CREATE FUNCTION perdure_ask_to_drain(member bigint) RETURNS boolean {attributes} AS $$
+BEGIN
+    PERFORM 1 FROM perdure_cluster FOR UPDATE;
+    UPDATE perdure_member SET asked_to_drain = true
+        WHERE incarnation = member AND NOT asked_to_drain;
+    IF FOUND THEN UPDATE perdure_cluster SET version = version + 1; END IF;
+    RETURN EXISTS (SELECT FROM perdure_member WHERE incarnation = member);
 END $$;
 """
 
@@ -149,7 +184,7 @@ IS_THERE = (
 
 CREATE = _TABLES + "".join(
     part.replace("{attributes}", _ATTRIBUTES)
-    for part in (_JOIN, _SET_STATE, _GIVE, _REMOVE, _TAKE_OVER, _HAND_OVER, _LEAVE)
+    for part in (_JOIN, _SET_STATE, _GIVE, _REMOVE, _TAKE_OVER, _HAND_OVER, _ASK_TO_DRAIN, _LEAVE)
 )
 
 # -- looking around ------------------------------------------------------------------------------
@@ -158,7 +193,8 @@ _VIEW = """
 SELECT version, (
     SELECT coalesce(json_agg(json_build_object(
         'incarnation', incarnation, 'name', name, 'address', address, 'release', release,
-        'state', state, 'lease_left_ms', floor(1000 * extract(epoch FROM
+        'state', CASE WHEN asked_to_drain THEN 'draining' ELSE state END,
+        'lease_left_ms', floor(1000 * extract(epoch FROM
             coalesce(renewed.until, lease_until) - clock_timestamp()))::bigint
     ) ORDER BY incarnation), '[]')::text FROM perdure_member LEFT JOIN renewed USING (incarnation)
 ), CASE WHEN version <> $1 THEN (SELECT array_agg(owner ORDER BY shard) FROM perdure_shard) END,

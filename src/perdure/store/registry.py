@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from perdure.base.errors import FencedError
+from perdure.base.errors import FencedError, OtherClusterError
 
 NOBODY = 0  # owns the shards that wait for an owner
 
@@ -28,7 +28,7 @@ class Member(msgspec.Struct, frozen=True):
     name: str  # for people: its machine and pid
     address: str  # where its peers reach it: `tcp:HOST:PORT` or `unix:PATH`
     release: str  # of Perdure, for people
-    state: Literal["active", "draining"] = "active"
+    state: Literal["active", "draining"] = "active"  # draining: by its own will, or asked to
     lease_left_ms: int = 0  # when it was read; negative: it is over
 
 
@@ -49,16 +49,23 @@ class Registry(Protocol):
     """Set by who has joined: called when the database may have no session of it any more, which a
     `take_over` takes for a sign of death. Where sessions do not tell, it is never called."""
 
-    async def open(self) -> None:
-        """Connect, and make the tables if they are not there."""
+    async def open(self, *, make_tables: bool = True) -> None:
+        """Connect, and make the tables if they are not there; or else raise StoreError."""
         ...
 
     async def close(self) -> None:
         """Disconnect; memberships stay."""
         ...
 
-    async def join(self, name: str, address: str, release: str, lease_ttl_s: float) -> int:
-        """Become a member that owns nothing yet; returns its incarnation."""
+    async def join(
+        self, name: str, address: str, release: str, lease_ttl_s: float, key_fingerprint: str
+    ) -> int:
+        """Become a member that owns nothing yet; returns its incarnation.
+
+        All members have the same fingerprint, or they could not reach each other. Members with
+        another one are taken out if their leases are over. Raises OtherClusterError, and changes
+        nothing, if one is not.
+        """
         ...
 
     def stand_on(self, incarnation: int) -> None:
@@ -74,6 +81,8 @@ class Registry(Protocol):
         known_version: int,
     ) -> View:
         """Let the lease end `lease_ttl_s` from now, and look around.
+
+        Who was asked to drain is seen as draining, whatever it says of itself here.
 
         Raises FencedError when this is no member any more.
         """
@@ -104,9 +113,20 @@ class Registry(Protocol):
         """
         ...
 
-    async def hand_over(self, incarnation: int, heirs: Mapping[int, int]) -> View:
+    async def hand_over(
+        self, incarnation: int, heirs: Mapping[int, int], known_version: int
+    ) -> View:
         """Give own shards to others; those that it does not own are left as they are, and those
-        whose heir is no member stay its own. Raises FencedError."""
+        whose heir is no member stay its own. Raises FencedError.
+
+        So do those that came to it after `known_version`: a hand-over that is delivered late, when
+        its repetition was answered long ago and a shard has come back, must not take it away again.
+        """
+        ...
+
+    async def ask_to_drain(self, incarnation: int) -> bool:
+        """Let everybody, itself included, see this member as draining from now on, until it is none
+        any more. False: it is none."""
         ...
 
     async def leave(self, incarnation: int) -> None:
@@ -118,4 +138,12 @@ def fenced(incarnation: int) -> FencedError:
     """The error for a process that is no member any more."""
     return FencedError(
         f"process {incarnation} is no member any more: its lease ran out, or it was seen dead"
+    )
+
+
+def other_cluster(name: str) -> OtherClusterError:
+    """The error for a process whose key is not that of the members; `name` is one of those."""
+    return OtherClusterError(
+        f"another cluster runs on this database: its member {name!r} uses another key; give this "
+        "process the same one, or a database of its own"
     )

@@ -5,80 +5,28 @@ plays; pytest collects the methods that begin with `test_`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
 
 import pytest
 
 from perdure.base.errors import FencedError
 from perdure.base.shards import SHARDS
 from perdure.store.registry import NOBODY, Member, Registry, View
-
-LONG_S = 60.0
-SHORT_S = 0.05
-_PATIENCE_ROUNDS = 500
-
-Place = Any
-Body = Callable[[Registry, Place], Coroutine[Any, Any, None]]
-
-
-class RegistryCase:
-    """How a registry is opened, and how a test reaches behind it."""
-
-    def place(self) -> AbstractAsyncContextManager[Place]:
-        """A fresh place, which goes after the block."""
-        raise NotImplementedError
-
-    def make_registry(self, place: Place) -> Registry:
-        """One process's registry at this place, not yet opened."""
-        raise NotImplementedError
-
-    async def let_pass(self, place: Place, seconds: float) -> None:
-        """Let that much of the database's time pass."""
-        raise NotImplementedError
-
-    def connected(self, place: Place, incarnation: int) -> AbstractAsyncContextManager[None]:
-        """Within the block the database has a connection of a store that stands on it."""
-        raise NotImplementedError
-
-    async def is_fenced(self, place: Place, incarnation: int) -> bool:
-        """True if a commit in the name of this member would be refused."""
-        raise NotImplementedError
-
-    @asynccontextmanager
-    async def opened(self, place: Place) -> AsyncIterator[Registry]:
-        """The registry of one process, open within the block."""
-        registry = self.make_registry(place)
-        await registry.open()
-        try:
-            yield registry
-        finally:
-            await registry.close()
-
-    def run(self, body: Body) -> None:
-        """Run `body` on an open registry at a fresh place."""
-
-        async def bounded() -> None:
-            async with (
-                asyncio.timeout(60),
-                self.place() as place,
-                self.opened(place) as registry,
-            ):
-                await body(registry, place)
-
-        asyncio.run(bounded())
-
-    async def run_out(self, place: Place, registry: Registry, incarnation: int) -> None:
-        """Let time pass until the lease of this member is over."""
-        for _ in range(_PATIENCE_ROUNDS):
-            if member_of(await registry.view(0), incarnation).lease_left_ms < 0:
-                return
-            await self.let_pass(place, SHORT_S / 5)
-        raise AssertionError(f"the lease of {incarnation} does not run out")
+from perdure.testing.registry_contract_base import (
+    FOREVER,
+    KEY,
+    LONG_S,
+    SHORT_S,
+    Place,
+    eventually,
+    joined,
+    member_of,
+    owned,
+    owners_of,
+)
+from perdure.testing.registry_contract_operators import RegistryOperatorsContract
 
 
-class RegistryContract(RegistryCase):
+class RegistryContract(RegistryOperatorsContract):
     """What every `Registry` must do."""
 
     # -- members ---------------------------------------------------------------------------------
@@ -95,7 +43,7 @@ class RegistryContract(RegistryCase):
     def test_a_member_is_there_as_it_joined(self) -> None:
         async def body(registry: Registry, place: Place) -> None:
             before = await registry.view(0)
-            one = await registry.join("ä'\"😀", "unix:/a b", "1.2", LONG_S)
+            one = await registry.join("ä'\"😀", "unix:/a b", "1.2", LONG_S, KEY)
             view = await registry.view(before.version)
             (member,) = view.members
             left_ms = member.lease_left_ms
@@ -121,7 +69,7 @@ class RegistryContract(RegistryCase):
 
     def test_a_renewal_lets_the_lease_end_later(self) -> None:
         async def body(registry: Registry, _place: Place) -> None:
-            one = await registry.join("a", "tcp:h:1", "1", 1.0)
+            one = await registry.join("a", "tcp:h:1", "1", 1.0, KEY)
             view = await registry.renew(one, LONG_S, "active", 0)
             assert LONG_S * 900 < member_of(view, one).lease_left_ms <= LONG_S * 1000
             view = await registry.renew(one, 2.0, "active", 0)  # and also sooner
@@ -131,7 +79,7 @@ class RegistryContract(RegistryCase):
 
     def test_a_lease_that_is_over_can_be_renewed_while_nobody_took_it(self) -> None:
         async def body(registry: Registry, place: Place) -> None:
-            one = await registry.join("a", "tcp:h:1", "1", SHORT_S)
+            one = await registry.join("a", "tcp:h:1", "1", SHORT_S, KEY)
             await self.run_out(place, registry, one)
             assert member_of(await registry.renew(one, LONG_S, "active", 0), one).lease_left_ms > 0
             assert await registry.take_over(one, {}, seen_dead=False) is None
@@ -147,7 +95,7 @@ class RegistryContract(RegistryCase):
                     with pytest.raises(FencedError):
                         await registry.renew(incarnation, LONG_S, state, 0)
                 with pytest.raises(FencedError):
-                    await registry.hand_over(incarnation, {})
+                    await registry.hand_over(incarnation, {}, 0)
             assert list((await registry.view(0)).members) == []
 
         self.run(body)
@@ -202,15 +150,9 @@ class RegistryContract(RegistryCase):
             assert (
                 await registry.take_over(NOBODY, dict.fromkeys(heirs, one), seen_dead=False) is None
             )
-            await self._same(registry, view)
+            await self.same(registry, view)
 
         self.run(body)
-
-    async def _same(self, registry: Registry, expected: View) -> View:
-        """The view now, which must be as expected but for the time that is left of leases."""
-        now = await registry.view(0)
-        assert (now.version, owners_of(now)) == (expected.version, owners_of(expected))
-        return now
 
     def test_only_what_is_nobodys_is_given_away_as_nobodys(self) -> None:
         async def body(registry: Registry, _place: Place) -> None:
@@ -228,11 +170,41 @@ class RegistryContract(RegistryCase):
             one, two, three = [await joined(registry) for _ in range(3)]
             await registry.take_over(NOBODY, {1: one, 2: one, 3: two, 4: one}, seen_dead=False)
             before = await registry.view(0)
-            view = await registry.hand_over(one, {1: three, 3: three, 4: 9_999, 5: three})
+            heirs = {1: three, 3: three, 4: 9_999, 5: three}
+            view = await registry.hand_over(one, heirs, before.version)
             assert owned(view) == {1: three, 2: one, 3: two, 4: one}
             assert view.version > before.version
-            view = await registry.hand_over(one, {2: NOBODY, 3: three})
+            view = await registry.hand_over(one, {2: NOBODY, 3: three}, view.version)
             assert owned(view) == {1: three, 2: one, 3: two, 4: one}
+
+        self.run(body)
+
+    def test_a_hand_over_that_comes_late_takes_nothing_that_has_come_back(self) -> None:
+        async def body(registry: Registry, _place: Place) -> None:
+            one, two = await joined(registry), await joined(registry)
+            await registry.take_over(NOBODY, {1: one, 2: one, 3: two}, seen_dead=False)
+            asked = ({1: two, 2: two}, (await registry.view(0)).version)
+            view = await registry.hand_over(one, *asked)
+            assert owned(await registry.hand_over(one, *asked)) == owned(view)  # word for word
+            await registry.hand_over(two, {1: one, 3: one}, view.version)
+            before = await registry.view(0)
+            view = await registry.hand_over(one, {**asked[0], 3: two}, asked[1])
+            assert view.version == before.version
+            assert owned(view) == {1: one, 2: two, 3: one}
+            assert owned(await registry.hand_over(one, {1: two}, before.version))[1] == two
+
+        self.run(body)
+
+    def test_a_hand_over_takes_nothing_that_was_taken_over_since(self) -> None:
+        async def body(registry: Registry, _place: Place) -> None:
+            one, two = await joined(registry), await joined(registry)
+            await registry.take_over(NOBODY, {1: one, 2: two}, seen_dead=False)
+            known = (await registry.view(0)).version
+            await registry.leave(two)
+            await registry.take_over(NOBODY, {2: one}, seen_dead=False)
+            three = await joined(registry)
+            view = await registry.hand_over(one, {1: three, 2: three}, known)
+            assert owned(view) == {1: three, 2: one}
 
         self.run(body)
 
@@ -258,7 +230,7 @@ class RegistryContract(RegistryCase):
     def test_a_member_whose_lease_is_over_is_taken_out(self) -> None:
         async def body(registry: Registry, place: Place) -> None:
             one = await joined(registry)
-            victim = await registry.join("victim", "tcp:h:2", "1", SHORT_S)
+            victim = await registry.join("victim", "tcp:h:2", "1", SHORT_S, KEY)
             await registry.take_over(
                 NOBODY, {1: victim, 2: victim, 3: victim, 4: one, 5: victim}, seen_dead=False
             )
@@ -286,7 +258,7 @@ class RegistryContract(RegistryCase):
             before = await registry.view(0)
             assert await registry.take_over(victim, {1: one}, seen_dead=False) is None
             assert await registry.take_over(9_999, {1: one}, seen_dead=True) is None
-            after = await self._same(registry, before)
+            after = await self.same(registry, before)
             assert owned(after) == {1: victim}
             assert not await self.is_fenced(place, victim)
 
@@ -294,7 +266,7 @@ class RegistryContract(RegistryCase):
 
     def test_who_was_seen_dead_need_not_be_waited_for(self) -> None:
         async def body(registry: Registry, place: Place) -> None:
-            one, victim = await joined(registry), await joined(registry)
+            one, victim = await joined(registry), await self.dead(place)
             await registry.take_over(NOBODY, {1: victim}, seen_dead=False)
             view = await registry.take_over(victim, {1: one}, seen_dead=True)
             assert view is not None
@@ -305,7 +277,7 @@ class RegistryContract(RegistryCase):
 
     def test_who_is_still_connected_is_not_dead_whatever_was_seen(self) -> None:
         async def body(registry: Registry, place: Place) -> None:
-            one, victim = await joined(registry), await joined(registry)
+            one, victim = await joined(registry), await self.dead(place)
             await registry.take_over(NOBODY, {1: victim}, seen_dead=False)
             async with self.connected(place, victim):
                 assert await registry.take_over(victim, {1: one}, seen_dead=True) is None
@@ -316,7 +288,7 @@ class RegistryContract(RegistryCase):
 
     def test_a_connection_does_not_lengthen_a_lease(self) -> None:
         async def body(registry: Registry, place: Place) -> None:
-            victim = await registry.join("victim", "tcp:h:2", "1", SHORT_S)
+            victim = await registry.join("victim", "tcp:h:2", "1", SHORT_S, KEY)
             async with self.connected(place, victim):
                 await self.run_out(place, registry, victim)
                 assert await registry.take_over(victim, {}, seen_dead=False) is not None
@@ -327,7 +299,7 @@ class RegistryContract(RegistryCase):
 
     def test_of_ten_that_take_over_at_once_one_wins(self) -> None:
         async def body(registry: Registry, place: Place) -> None:
-            victim = await joined(registry)
+            victim = await self.dead(place)
             everything = dict.fromkeys(range(SHARDS), victim)
             await registry.take_over(NOBODY, everything, seen_dead=False)
 
@@ -353,7 +325,7 @@ class RegistryContract(RegistryCase):
             async with self.opened(place) as other:
                 heir = await joined(other)
                 for _ in range(20):
-                    victim = await registry.join("victim", "tcp:h:2", "1", 0.0)
+                    victim = await registry.join("victim", "tcp:h:2", "1", 0.0, KEY)
                     await registry.take_over(NOBODY, {1: victim}, seen_dead=False)
                     renewed, taken = await asyncio.gather(
                         registry.renew(victim, LONG_S, "active", 0),
@@ -379,11 +351,11 @@ class RegistryContract(RegistryCase):
             async with self.opened(place) as other:
                 heir, friend = await joined(other), await joined(other)
                 for _ in range(10):
-                    victim = await joined(registry)
+                    victim = await self.dead(place)
                     mine = dict.fromkeys(range(100), victim)
                     await registry.take_over(NOBODY, mine, seen_dead=False)
                     handed, taken = await asyncio.gather(
-                        registry.hand_over(victim, dict.fromkeys(range(50), friend)),
+                        registry.hand_over(victim, dict.fromkeys(range(50), friend), FOREVER),
                         other.take_over(victim, dict.fromkeys(range(100), heir), seen_dead=True),
                         return_exceptions=True,
                     )
@@ -410,7 +382,8 @@ class RegistryContract(RegistryCase):
                         others = [one.incarnation for one in view.members]
                         free = [n for n in range(64) if owners_of(view)[n] == NOBODY]
                         await mine.take_over(NOBODY, dict.fromkeys(free, me), seen_dead=False)
-                        await mine.hand_over(me, {n: others[n % len(others)] for n in range(64)})
+                        heirs = {n: others[n % len(others)] for n in range(64)}
+                        await mine.hand_over(me, heirs, FOREVER)
                         await mine.renew(me, LONG_S, "draining", 0)
                         await mine.leave(me)
 
@@ -446,35 +419,3 @@ class RegistryContract(RegistryCase):
             await churning
 
         self.run(body)
-
-
-async def joined(registry: Registry) -> int:
-    """A new member with a long lease."""
-    return await registry.join("name", "tcp:host:1", "1.0", LONG_S)
-
-
-def member_of(view: View, incarnation: int) -> Member:
-    """The member, which must be there."""
-    (member,) = (one for one in view.members if one.incarnation == incarnation)
-    return member
-
-
-def owners_of(view: View) -> list[int]:
-    """All owners, which the view must have."""
-    assert view.owners is not None
-    assert len(view.owners) == SHARDS
-    return list(view.owners)
-
-
-def owned(view: View) -> Mapping[int, int]:
-    """The shards that somebody owns."""
-    return {shard: one for shard, one in enumerate(owners_of(view)) if one != NOBODY}
-
-
-async def eventually(attempt: Callable[[], Awaitable[object]]) -> None:
-    """Try until it gives something; the database notices a closed connection a little later."""
-    for _ in range(_PATIENCE_ROUNDS):
-        if await attempt() is not None:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it does not come about")

@@ -3,8 +3,11 @@
 import asyncio
 from pathlib import Path
 
-from perdure.store.api import Answers, Store
-from perdure.testing.store_contract_base import StoreCase, batch, refuses, write
+from perdure.store.api import ActorSchema, Answers, Store
+from perdure.testing.store_contract_base import EMAIL, StoreCase, batch, refuses, write
+
+UNIQUE = ActorSchema("cart", fields=("email",), indexes=(EMAIL,))
+HAS_X = b'{"email":"x"}'
 
 
 class AnswersContract(StoreCase):
@@ -59,6 +62,25 @@ class AnswersContract(StoreCase):
             assert await store.find_answers("web", 1) == []
 
         self.run(tmp_path, body)
+
+    def test_answers_of_actors_that_are_left_out_are_left_out_too(self, tmp_path: Path) -> None:
+        """Else a call whose turn came to nothing would get its answer when it is sent again."""
+
+        async def body(store: Store) -> None:
+            await store.commit(batch(write("a", 1, HAS_X)))
+            committed = await store.commit(
+                batch(
+                    write("b", 1, HAS_X, group=3),
+                    write("c", 1, group=1),
+                    write("d", 1, HAS_X, group=1),
+                    write("e", 1, group=2),
+                    *[Answers("web", 1, 9, b"%d" % group, group) for group in range(4)],
+                )
+            )
+            assert {one.key for one in committed.refused} == {"b", "c", "d"}
+            assert sorted(await store.find_answers("web", 4)) == [b"0", b"2"]
+
+        self.run(tmp_path, body, UNIQUE)
 
     def test_a_thousand_answers_fit_into_one_batch(self, tmp_path: Path) -> None:
         async def body(store: Store) -> None:

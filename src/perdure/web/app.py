@@ -7,6 +7,7 @@ test. All of them start the same node.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +21,7 @@ from perdure.runtime.cluster_node import ClusterNode
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.node import Node
 from perdure.runtime.outlets import Outlet
-from perdure.runtime.place import Place
+from perdure.runtime.place import Place, private_place
 from perdure.store.api import Store
 from perdure.store.url import registry_from_url, store_from_url
 from perdure.web.actor_route import ActorRoutes, Identify
@@ -75,6 +76,7 @@ class App:
         self._store = store
         self._starting = asyncio.Lock()
         self._node: Node | Gateway | None = None
+        self._on_end = ExitStack()
         self._routes: ActorRoutes | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -88,13 +90,16 @@ class App:
         """Open the store and take calls; a second start does nothing. Raises StoreError.
 
         Args:
-            place: what this process does in a cluster; by default it is alone.
+            place: what this process does in a cluster; by default it is alone, and on PostgreSQL
+                gets OtherClusterError where others run.
         """
         async with self._starting:
             if self._node is not None:
                 return
-            node = self._make_node(store or self._store, on_broken, place or Place())
-            await node.start()
+            with ExitStack() as self._on_end:
+                node = self._make_node(store or self._store, on_broken, place or Place())
+                await node.start()
+                self._on_end = self._on_end.pop_all()
             self._node = node
             self._routes = ActorRoutes(self.actor_types, node, self.identify)
             self.ready = True
@@ -116,15 +121,18 @@ class App:
             "on_broken": on_broken,
         }
         if place.listen is None:
-            return Node(self.actor_types, opened, **options)
+            if opened.registry is None:
+                return Node(self.actor_types, opened, **options)
+            place = self._on_end.enter_context(private_place())
         return ClusterNode(self.actor_types, opened, place, **options)
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Let running turns end, commit what they did, and close the store."""
         self.ready = False
         node, self._node, self._routes = self._node, None, None
-        if node is not None:
-            await node.stop(drain_s)
+        with self._on_end:
+            if node is not None:
+                await node.stop(drain_s)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -52,7 +52,7 @@ async def test_a_database_that_was_set_back_makes_everybody_join_anew(cluster):
     await cluster.while_passing(third.members.drain(cluster.clock.monotonic_s() + 30))
     replica = MemoryRegistry(cluster.database_clock, cluster.sessions.__contains__)
     for _ in members:  # it has got that they joined, and nothing that came later
-        await replica.join("", "", "", TTL_S)
+        await replica.join("", "", "", TTL_S, "")
     cluster.registry = replica
     for one in members:
         one.registry.database = replica

@@ -18,7 +18,7 @@ from perdure.store.postgres_registry_tables import LOCK_SCHEMA
 from perdure.store.registry import NOBODY
 from perdure.testing import async_test
 from perdure.testing.postgres import fresh_database
-from perdure.testing.registry_contract import LONG_S, SHORT_S, joined, member_of, owned
+from perdure.testing.registry_contract_base import KEY, LONG_S, SHORT_S, joined, member_of, owned
 
 _COMMIT = "UPDATE perdure_fence SET commit_number = commit_number + 1 WHERE incarnation = $1"
 _QUICK = """
@@ -64,7 +64,7 @@ async def waits_for_a_lock(watcher: asyncpg.Connection, statement: str) -> None:
 async def test_a_take_over_waits_for_the_commit_under_way_and_fences_the_next() -> None:
     url = fresh_database()
     async with opened(url) as registry, connected(url) as victims, connected(url) as watcher:
-        victim = await registry.join("victim", "tcp:h:1", "1", 0.0)
+        victim = await registry.join("victim", "tcp:h:1", "1", 0.0, KEY)
         await registry.take_over(NOBODY, {1: victim}, seen_dead=False)
         transaction = victims.transaction()
         await transaction.start()
@@ -124,7 +124,7 @@ async def test_a_commit_that_does_not_end_makes_a_take_over_fail_and_change_noth
 async def test_a_renewal_waits_neither_for_commits_nor_for_changes_of_the_cluster() -> None:
     url = fresh_database()
     async with opened(url) as registry, opened(url) as other, connected(url) as commits:
-        one, victim = await joined(registry), await registry.join("v", "tcp:h:1", "1", 0.0)
+        one, victim = await joined(registry), await registry.join("v", "tcp:h:1", "1", 0.0, KEY)
         transaction = commits.transaction()
         await transaction.start()
         await commits.execute(_COMMIT, victim)
@@ -143,7 +143,7 @@ async def test_a_renewal_waits_neither_for_commits_nor_for_changes_of_the_cluste
 async def test_who_renews_while_it_is_taken_out_hears_that_it_is_out() -> None:
     url = fresh_database()
     async with opened(url) as registry, opened(url) as other, connected(url) as commits:
-        victim = await registry.join("v", "tcp:h:1", "1", 0.0)
+        victim = await registry.join("v", "tcp:h:1", "1", 0.0, KEY)
         transaction = commits.transaction()
         await transaction.start()
         await commits.execute(_COMMIT, victim)
@@ -162,7 +162,7 @@ async def test_who_renews_while_it_is_taken_out_hears_that_it_is_out() -> None:
 async def test_a_renewal_under_way_makes_a_take_over_look_again() -> None:
     url = fresh_database()
     async with opened(url) as registry, connected(url) as renewing, connected(url) as watcher:
-        victim = await registry.join("v", "tcp:h:1", "1", 0.0)
+        victim = await registry.join("v", "tcp:h:1", "1", 0.0, KEY)
         transaction = renewing.transaction()
         await transaction.start()
         await renewing.execute("UPDATE perdure_member SET lease_until = now() + interval '1 hour'")
@@ -184,7 +184,7 @@ async def test_somebody_who_keeps_the_cluster_locked_makes_changes_fail_in_time(
         await stuck.execute("SELECT 1 FROM perdure_cluster FOR UPDATE")
         for attempt in (
             registry.take_over(NOBODY, {1: one}, seen_dead=False),
-            registry.hand_over(one, {}),
+            registry.hand_over(one, {}, 0),
             registry.leave(one),
             joined(registry),
         ):
@@ -217,7 +217,7 @@ async def test_nothing_that_is_called_waits_for_locks_without_end() -> None:
         )
         unbounded = {name for name, settings in rows if "lock_timeout=2000" not in str(settings)}
         assert unbounded == {"perdure_give", "perdure_remove"}  # called by the others
-        assert len(rows) == 7
+        assert len(rows) == 8
 
 
 @async_test
@@ -232,15 +232,17 @@ async def test_who_starts_while_another_makes_large_indexes_need_not_wait() -> N
 
 
 @async_test
-async def test_epochs_count_the_changes_of_owner() -> None:
+async def test_each_shard_tells_with_which_version_its_owner_came() -> None:
     url = fresh_database()
     async with opened(url) as registry, connected(url) as reader:
         one, two = await joined(registry), await joined(registry)
         await registry.take_over(NOBODY, {1: one, 2: one}, seen_dead=False)
-        await registry.hand_over(one, {1: two, 2: 99, 3: two})
-        await registry.take_over(one, {1: two, 2: one}, seen_dead=True)
-        rows = await reader.fetch("SELECT * FROM perdure_shard WHERE epoch > 0 ORDER BY shard")
-        assert [tuple(row) for row in rows] == [(1, two, 2), (2, NOBODY, 2)]
+        first = (await registry.view(0)).version
+        second = (await registry.hand_over(one, {1: two, 2: 99, 3: two}, first)).version
+        last = await registry.take_over(one, {1: two, 2: one}, seen_dead=True)
+        assert last is not None
+        rows = await reader.fetch("SELECT * FROM perdure_shard WHERE since > 0 ORDER BY shard")
+        assert [tuple(row) for row in rows] == [(1, two, second), (2, NOBODY, last.version)]
 
 
 @async_test
@@ -251,13 +253,13 @@ async def test_a_registry_goes_on_after_its_connections_were_cut() -> None:
         await registry.view(0)
         cut = await administrator.fetch(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE application_name = 'perdure' AND datname = current_database()"
+            " WHERE application_name LIKE 'perdure%' AND datname = current_database()"
         )
         assert [row[0] for row in cut] == [True, True]
         with suppress(StoreError):  # the first call may be the one that finds out
             await registry.renew(one, LONG_S, "active", 0)
         with suppress(StoreError):
-            await registry.hand_over(one, {})
+            await registry.hand_over(one, {}, 0)
         await registry.renew(one, LONG_S, "active", 0)
         assert await registry.take_over(NOBODY, {1: one}, seen_dead=False) is not None
         assert owned(await registry.view(0)) == {1: one}
@@ -270,7 +272,7 @@ async def test_a_database_that_stopped_answering_is_given_up_in_time_and_found_a
         one = await joined(registry)
         await registry.view(0)
         frozen = await administrator.fetchval(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = 'perdure'"
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'perdure%'"
             " AND datname = current_database() AND query LIKE '%renewed%'"
         )
         registry._looks._answer_s = 0.2
@@ -304,7 +306,7 @@ async def test_who_gives_up_waiting_disturbs_nobody_who_comes_next() -> None:
         await stuck.execute("SELECT 1 FROM perdure_cluster FOR UPDATE")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(SHORT_S):
-                await registry.hand_over(one, {})
+                await registry.hand_over(one, {}, 0)
         await transaction.rollback()
         two = await joined(registry)
         assert two > one

@@ -1,0 +1,52 @@
+"""Links that keep what is sent on them, for tests of what stands at their ends."""
+
+from types import SimpleNamespace
+
+from perdure.base.shards import SHARDS
+from perdure.cluster.shard_map import ShardMap
+from perdure.store.registry import NOBODY, Member
+
+
+class FakeLink:
+    """One end; what it refuses to send is the test's to say."""
+
+    def __init__(self, process="peer", refuses=None):
+        self.peer = SimpleNamespace(process=process)
+        self.is_open = True
+        self.sent = []
+        self.refuses = refuses or (lambda _frame: None)
+        self.closed_with = []
+
+    def send(self, frame):
+        if not self.is_open:
+            return
+        error = self.refuses(frame)
+        if error is not None:
+            raise error
+        self.sent.append(frame)
+
+    def close(self, error=None):
+        self.is_open = False
+        self.closed_with.append(error)
+
+    def take(self):
+        """What was sent since the last time."""
+        sent, self.sent = self.sent, []
+        return sent
+
+
+class FakeLinks:
+    """The open links, by incarnation."""
+
+    def __init__(self, **links):
+        self.open = dict(links)
+
+    def link_to(self, incarnation, _address):
+        return self.open.get(incarnation)
+
+
+def map_of(version, owner, *others):
+    """A map where one member owns everything; NOBODY: nobody does."""
+    members = {one: Member(one, f"m{one}", f"tcp:h:{one}", "1") for one in {owner, *others}}
+    members.pop(NOBODY, None)
+    return ShardMap(version, members, (owner,) * SHARDS)
