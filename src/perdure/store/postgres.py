@@ -151,15 +151,16 @@ class PostgresStore:
         while True:
             number = self._chain.begin()
             session = await self._chain.session(deadline_s)
-            left_s = deadline_s - self._clock.monotonic_s()
+            left_s = self._time_left(deadline_s)
             if steps is not None or needs_steps(batch):
                 steps = self._steps(session, number, left_s)
             self._chain.sent(number)
             try:
-                if steps is None:
-                    block: int | None = await self._write(made, session, number, left_s)
-                else:
-                    block = await self._write_steps(steps, batch, session, number, left_s)
+                async with asyncio.timeout(left_s):  # for all of it: every step has as much
+                    if steps is None:
+                        block: int | None = await self._write(made, session, number, left_s)
+                    else:
+                        block = await self._write_steps(steps, batch, session, number, left_s)
             except (LostError, OSError):
                 block = await self._chain.settle(deadline_s)
             except StoreError:
@@ -176,6 +177,12 @@ class PostgresStore:
                 continue
             if block is not None:  # else it is not there and never will be: once more
                 return _committed(batch, block, steps)
+
+    def _time_left(self, deadline_s: float) -> float:
+        left_s = deadline_s - self._clock.monotonic_s()
+        if left_s <= 0:
+            raise StoreError(f"{self._server.label}: the commits before this one took too long")
+        return left_s
 
     def _is_refusal(self, error: asyncpg.PostgresError) -> bool:
         """True if the value of a unique field is another actor's."""

@@ -66,11 +66,12 @@ class EmbeddedServer:
         return f"postgresql://perdure@/postgres?host={quote(str(self._socket_directory), '')}"
 
     def start(self) -> None:
-        """Use the server, and start it if it does not run."""
+        """Use the server, and start it if it does not run (any more)."""
         versions = carried_versions()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._users = os.open(self._lock_path("users"), os.O_RDWR | os.O_CREAT, 0o600)
+            if self._users < 0:
+                self._users = os.open(self._lock_path("users"), os.O_RDWR | os.O_CREAT, 0o600)
             with self._my_turn():
                 fcntl.flock(self._users, fcntl.LOCK_SH)
                 self._programs = Programs(self._data, versions)
