@@ -20,6 +20,7 @@ from perdure.store.postgres_registry_tables import (
     IS_THERE,
     LOCK_SCHEMA,
     LOCK_WAIT_S,
+    NO_SESSION,
     RENEW,
     VIEW,
 )
@@ -52,6 +53,8 @@ class PostgresRegistry:
         sql = "SELECT perdure_join($1, $2, $3, $4)"
         [[incarnation]] = await self._changes.run(sql, name, address, release, lease_ttl_s)
         assert isinstance(incarnation, int)
+        if self._server.pooled:
+            await self._changes.run(NO_SESSION, incarnation)
         # renewals go by a session of this name, so while it renews the database has one
         self._looks.rename(f"{NAME}:{incarnation}")
         return incarnation
@@ -80,7 +83,6 @@ class PostgresRegistry:
         self, victim: int, heirs: Mapping[int, int], *, seen_dead: bool
     ) -> View | None:
         sql = "SELECT perdure_take_over($1, $2, $3, $4)"
-        seen_dead &= not self._server.pooled  # a pooler's sessions say nothing about its clients
         if not await self._is_true(sql, victim, seen_dead, list(heirs), list(heirs.values())):
             return None
         return await self.view(_UNKNOWN)
