@@ -24,10 +24,15 @@ _SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 def fresh_database() -> str:
     """The URL of a database that nobody else uses; it goes with the server. Blocks a little."""
+    return database_at(_server_url())
+
+
+def database_at(server_url: str) -> str:
+    """The same on the server whose database `postgres` has this URL."""
     name = f"t_{new_id()[:16]}"
     with ThreadPoolExecutor(1) as elsewhere:  # there may be a running event loop here
-        elsewhere.submit(asyncio.run, _create(name)).result()
-    return _server_url().replace("/postgres?", f"/{name}?")
+        elsewhere.submit(asyncio.run, _create(server_url, name)).result()
+    return server_url.replace("/postgres?", f"/{name}?")
 
 
 @cache
@@ -45,8 +50,8 @@ def _server_url() -> str:
     return server.url
 
 
-async def _create(name: str) -> None:
-    connection = await asyncpg.connect(_server_url())
+async def _create(server_url: str, name: str) -> None:
+    connection = await asyncpg.connect(server_url)
     try:
         await connection.execute(f"CREATE DATABASE {name}")
     finally:
