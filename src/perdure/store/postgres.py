@@ -158,15 +158,16 @@ class PostgresStore:
         while True:
             number = chain.begin()
             session = await chain.session(deadline_s)
-            left_s = deadline_s - self._clock.monotonic_s()
+            left_s = self._time_left(deadline_s)
             if steps is not None or needs_steps(batch):
                 steps = self._steps(chain, session, number, left_s)
             chain.sent(number)
             try:
-                if steps is None:
-                    block: int | None = await self._write(chain, made, session, number, left_s)
-                else:
-                    block = await self._write_steps(chain, steps, batch, left_s)
+                async with asyncio.timeout(left_s):  # for all of it: every step has as much
+                    if steps is None:
+                        block: int | None = await self._write(chain, made, session, number, left_s)
+                    else:
+                        block = await self._write_steps(chain, steps, batch, left_s)
             except (LostError, OSError):
                 block = await chain.settle(deadline_s)
             except StoreError:
@@ -183,6 +184,12 @@ class PostgresStore:
                 continue
             if block is not None:  # else it is not there and never will be: once more
                 return _committed(batch, block, steps)
+
+    def _time_left(self, deadline_s: float) -> float:
+        left_s = deadline_s - self._clock.monotonic_s()
+        if left_s <= 0:
+            raise StoreError(f"{self._server.label}: the commits before this one took too long")
+        return left_s
 
     def _is_refusal(self, error: asyncpg.PostgresError, batch: Batch) -> bool:
         """True if only a part is in the way, such as a unique value that is another actor's."""

@@ -168,15 +168,15 @@ class Chain:
         while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
             try:
                 session = await self.session(deadline_s)
-                async with session.transaction(left_s):
+                async with asyncio.timeout(left_s), session.transaction(left_s):
                     row = await session.step(_READ, (self.incarnation,), left_s)
                     if row and row[0][0] == number - 1:
                         await session.step(_PASS_OVER, (self.incarnation, number + 1), left_s)
             except UnreachableStoreError as error:
                 why = str(error)
                 break
-            except LostError as error:
-                why = str(error)
+            except (LostError, TimeoutError) as error:
+                why = str(error) or "no answer"
             else:
                 return self._settled(number, row)
             await self._clock.sleep(jittered(_RETRY_S))

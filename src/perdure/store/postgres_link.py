@@ -83,10 +83,26 @@ class Server:
         named = {"application_name": name}
         if not self.pooled:
             try:
-                return await self._open(timeout_s, named | _SETTINGS)
+                connection = await self._open(timeout_s, named | _SETTINGS)
             except asyncpg.ProtocolViolationError:
                 self.pooled = True  # PgBouncer: it takes no settings that it does not know
+            else:
+                await self._look_for_a_pooler(connection, timeout_s)
+                return connection
         return await self._open(timeout_s, named)
+
+    async def _look_for_a_pooler(self, connection: asyncpg.Connection, timeout_s: float) -> None:
+        """One that takes all settings still cannot tell clients the number of a server's process,
+        for that changes. Asked without a prepared statement, which would be more round trips."""
+        number = connection.get_server_pid()
+        try:
+            said = await connection.execute(
+                f"SELECT WHERE pg_backend_pid() = {number}", timeout=timeout_s
+            )
+        except BaseException:
+            connection.terminate()
+            raise
+        self.pooled = said != "SELECT 1"
 
     async def _open(self, timeout_s: float, settings: dict[str, str]) -> asyncpg.Connection:
         return await asyncpg.connect(

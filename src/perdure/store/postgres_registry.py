@@ -20,6 +20,7 @@ from perdure.store.postgres_registry_tables import (
     IS_THERE,
     LOCK_SCHEMA,
     LOCK_WAIT_S,
+    NO_SESSION,
     OTHER_CLUSTER,
     RENEW,
     VIEW,
@@ -66,6 +67,8 @@ class PostgresRegistry:
                 raise other_cluster(str(error.__cause__)) from None
             raise
         assert isinstance(incarnation, int)
+        if self._server.pooled:
+            await self._changes.run(NO_SESSION, incarnation)
         return incarnation
 
     def stand_on(self, incarnation: int) -> None:
@@ -96,7 +99,6 @@ class PostgresRegistry:
         self, victim: int, heirs: Mapping[int, int], *, seen_dead: bool
     ) -> View | None:
         sql = "SELECT perdure_take_over($1, $2, $3, $4)"
-        seen_dead &= not self._server.pooled  # a pooler's sessions say nothing about its clients
         if not await self._is_true(sql, victim, seen_dead, list(heirs), list(heirs.values())):
             return None
         return await self.view(_UNKNOWN)
