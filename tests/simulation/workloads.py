@@ -1,0 +1,268 @@
+"""What clients do, and what must be true of it afterwards.
+
+R register, C counter, N additions by way of another actor, L append list over messages, B bank over
+messages, T timers. Each client of a workload makes one call after another; `check` compares what
+they heard with what is there at the end. Calls with an idempotency key are sent until they are
+answered; a call whose outcome nobody knows has happened once, or not at all.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from tests.simulation.world import UNKNOWN, Client, World
+
+from perdure import PerdureError
+from perdure.testing import delivery
+from perdure.testing import linearizability as linear
+from perdure.testing.linearizability import Operation
+
+_ERRORS = (PerdureError, OSError, TimeoutError)
+
+
+class Workload:
+    """One kind of clients. `letter` names it in `--workload`."""
+
+    letter = ""
+    clients = 2
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.random = world.random
+        self.callers = [Client(world, f"{self.letter}{n}") for n in range(self.clients)]
+
+    async def run(self, caller: Client) -> None:
+        """Make calls until the world is told to come to its end."""
+        while not self.world.is_ending:
+            with suppress(*_ERRORS):  # the history knows of them
+                await self.step(caller)
+            await asyncio.sleep(self.random.expovariate(1.0) * 0.05)
+
+    async def step(self, caller: Client) -> None:
+        """Make one call."""
+        raise NotImplementedError
+
+    async def read_all(self, reader: Client) -> None:
+        """Look at the end."""
+        raise NotImplementedError
+
+    def check(self) -> list[str]:
+        """What is wrong."""
+        raise NotImplementedError
+
+
+def _check_each(histories: dict[str, list[Operation]], model: linear.Model, what: str) -> list[str]:
+    wrong = []
+    for key, history in histories.items():
+        if linear.check(history, model) == "violated":
+            told = linear.explain(history, model).replace("\n", "\n    ")
+            wrong.append(f"{what} {key} is not linearizable:\n    {told}")
+    return wrong
+
+
+class Registers(Workload):
+    """R: read, write and compare-and-set, without idempotency keys."""
+
+    letter = "R"
+    clients = 4
+    keys = ("r0", "r1", "r2")
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.histories: dict[str, list[Operation]] = {key: [] for key in self.keys}
+        self._value = 0
+
+    async def step(self, caller: Client) -> None:
+        key = self.random.choice(self.keys)
+        history, draw = self.histories[key], self.random.random()
+        self._value += 1
+        if draw < 0.5:
+            await caller.call("Register", key, "read", history=history)
+        elif draw < 0.8:
+            await caller.call("Register", key, "write", self._value, history=history)
+        else:
+            old = max(self._value - int(self.random.random() * 6), 0)
+            await caller.call("Register", key, "cas", old, self._value, history=history)
+
+    async def read_all(self, reader: Client) -> None:
+        for key, history in self.histories.items():
+            await reader.call("Register", key, "read", history=history)
+
+    def check(self) -> list[str]:
+        return _check_each(self.histories, linear.Register(), "register")
+
+
+class Counters(Workload):
+    """C: additions with and without idempotency keys; each happens once, and is seen."""
+
+    letter = "C"
+    clients = 3
+    keys = ("c0", "c1", "c2", "c3")
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.histories: dict[str, list[Operation]] = {key: [] for key in self.keys}
+        self._amount = 0
+
+    async def step(self, caller: Client) -> None:
+        key = self.random.choice(self.keys)
+        history, keyed = self.histories[key], self.random.random() < 0.7
+        self._amount += 1
+        amount = self._amount * 1_000 + 1  # no sum of some is that of others by accident, or seldom
+        if self.random.random() < 0.2:
+            await caller.call("Counter", key, "read", history=history)
+        else:
+            await caller.call("Counter", key, "add", amount, keyed=keyed, history=history)
+
+    async def read_all(self, reader: Client) -> None:
+        for key, history in self.histories.items():
+            await reader.call("Counter", key, "read", history=history)
+
+    def check(self) -> list[str]:
+        return _check_each(self.histories, linear.Counter(), "counter")
+
+
+class Relays(Workload):
+    """N: additions that go through another actor; no addition is made twice.
+
+    Not among the defaults: see `BY_DEFAULT`.
+    """
+
+    letter = "N"
+    clients = 2
+    keys = ("n0", "n1")
+    relays = ("p0", "p1", "p2")
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.histories: dict[str, list[Operation]] = {key: [] for key in self.keys}
+        self._amount = 0
+
+    async def step(self, caller: Client) -> None:
+        key, relay = self.random.choice(self.keys), self.random.choice(self.relays)
+        history = self.histories[key]
+        self._amount += 1
+        if self.random.random() < 0.3:
+            await caller.call("Counter", key, "read", history=history)
+        else:
+            amount = self._amount * 1_000 + 1
+            await caller.call("Relay", relay, "forward", key, amount, history=history, kind="add")
+
+    async def read_all(self, reader: Client) -> None:
+        for key, history in self.histories.items():
+            await reader.call("Counter", key, "read", history=history)
+
+    def check(self) -> list[str]:
+        return _check_each(self.histories, linear.Counter(), "counter behind relays")
+
+
+class Journals(Workload):
+    """L: writers tell journals; each line arrives once, and those of one writer in order."""
+
+    letter = "L"
+    clients = 2
+    writers = ("w0", "w1", "w2")
+    journals = ("j0", "j1")
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.heard: dict[str, int] = dict.fromkeys(self.writers, 0)  # what writers have said
+        self.said: dict[str, int] = {}
+        self.lines: dict[str, list[Any]] = {}
+
+    async def step(self, caller: Client) -> None:
+        writer, journal = self.random.choice(self.writers), self.random.choice(self.journals)
+        number = await caller.call("Writer", writer, "say", journal, keyed=True)
+        self.heard[writer] = max(self.heard[writer], number)
+
+    async def read_all(self, reader: Client) -> None:
+        for writer in self.writers:
+            self.said[writer] = await reader.call("Writer", writer, "count")
+        for journal in self.journals:
+            self.lines[journal] = await reader.call("Journal", journal, "read")
+
+    def check(self) -> list[str]:
+        forgotten = [
+            f"{writer} has forgotten: it said {heard}, and knows {self.said[writer]}"
+            for writer, heard in self.heard.items()
+            if self.said[writer] < heard
+        ]
+        return forgotten + delivery.in_order(self.said, self.lines)
+
+
+class Bank(Workload):
+    """B: money moves between accounts over messages; none is made and none is lost."""
+
+    letter = "B"
+    clients = 2
+    keys = ("a0", "a1", "a2", "a3")
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.balances: dict[str, int] = {}
+
+    async def step(self, caller: Client) -> None:
+        payer, payee = self.random.sample(self.keys, 2)
+        amount = 1 + int(self.random.random() * 30)
+        keyed = self.random.random() < 0.5
+        await caller.call("Account", payer, "pay", payee, amount, keyed=keyed)
+
+    async def read_all(self, reader: Client) -> None:
+        for key in self.keys:
+            self.balances[key] = await reader.call("Account", key, "read")
+
+    def check(self) -> list[str]:
+        total = sum(self.balances.values())
+        wrong = [f"{key} has {has}" for key, has in self.balances.items() if has < 0]
+        if total != 100 * len(self.keys):
+            wrong.append(f"{total} in the bank instead of {100 * len(self.keys)}: {self.balances}")
+        return wrong
+
+
+class Alarms(Workload):
+    """T: timers that were set fire once, and not before their time."""
+
+    letter = "T"
+    clients = 1
+    keys = ("t0", "t1")
+    after_max_ms = 4_000
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.set: dict[str, str] = {}  # name: key, of timers that are surely set
+        self.maybe: dict[str, str] = {}
+        self.rung: dict[str, list[Any]] = {}
+
+    async def step(self, caller: Client) -> None:
+        key, name = self.random.choice(self.keys), caller.next_id()
+        after_ms = int(self.random.random() * self.after_max_ms)
+        try:
+            await caller.call("Alarm", key, "set", name, after_ms)
+        except UNKNOWN:
+            self.maybe[name] = key
+            raise
+        self.set[name] = key
+
+    async def read_all(self, reader: Client) -> None:
+        for key in self.keys:
+            self.rung[key] = await reader.call("Alarm", key, "read")
+
+    def check(self) -> list[str]:
+        jumped = self.world.trace.faults["clock jump"]
+        early = [
+            f"timer {name} of {key} fired {due_at_ms - fired_at_ms} ms early"
+            for key, rung in self.rung.items()
+            for name, due_at_ms, fired_at_ms in rung
+            if fired_at_ms < due_at_ms and not jumped
+        ]
+        fired = [f"timer {name} of {key}" for key, rung in self.rung.items() for name, *_ in rung]
+        surely = [f"timer {name} of {key}" for name, key in self.set.items()]
+        maybe = [f"timer {name} of {key}" for name, key in self.maybe.items()]
+        return early + delivery.once(surely, maybe, fired)
+
+
+WORKLOADS: tuple[type[Workload], ...] = (Registers, Counters, Relays, Journals, Bank, Alarms)
+
+BY_DEFAULT = "RCLBT"
+"""N finds that calls which turns make are not fenced: when an owner that has been taken out goes on
+with a turn, the call it makes is done, and once more when its turn is run by the next owner."""

@@ -1,0 +1,197 @@
+"""A world with clients: how calls come into simulated processes, and what their callers heard."""
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from perdure import DeadlineError, PerdureError
+from perdure.base import ids
+from perdure.base.errors import InterruptedCallError, OutcomeUnknownError, UnreachableError
+from perdure.testing.linearizability import Operation
+from perdure.testing.simulation.database import SimulatedDatabase
+from perdure.testing.simulation.loop import SeededLoop
+from perdure.testing.simulation.network import SimulatedNetwork
+from perdure.testing.simulation.process import SimulatedProcess
+from perdure.testing.simulation.trace import Trace
+
+UNKNOWN = (
+    DeadlineError,
+    InterruptedCallError,
+    OutcomeUnknownError,
+    UnreachableError,
+    ConnectionResetError,
+    TimeoutError,
+)
+"""After these nobody knows whether the call has had its effect; after others it has not."""
+
+
+class World:
+    """Everything that one run has in common."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.loop = SeededLoop(seed)
+        self.random = self.loop.random
+        self.trace = Trace(self.loop)
+        self.network = SimulatedNetwork(self.loop, self.trace)
+        self.database = SimulatedDatabase(self.loop, self.trace)
+        self.clients = SimulatedProcess(self.loop, "clients")
+        self.find_doors: Callable[[], list[Door]] = list  # where clients may knock just now
+        self.operations = 0  # that were answered
+        self.is_ending = False  # clients begin nothing any more
+        self._ticks = 0
+        ids.draw_from(self.random.randbytes)
+
+    def tick(self) -> int:
+        """A number that never comes twice, rising with time."""
+        self._ticks += 1
+        return self._ticks
+
+    def delay_s(self) -> float:
+        """How long something takes on its way between a client and a process."""
+        return self.random.expovariate(1.0) * 0.0005
+
+
+class Door:
+    """Where calls from outside come into a process, as HTTP requests would."""
+
+    def __init__(self, world: World, process: SimulatedProcess, classes: SimpleNamespace) -> None:
+        self.process = process
+        self._world = world
+        self._classes = classes
+        self._open: dict[asyncio.Future[Any], None] = {}
+        process.at_death(self._break)
+
+    def call(
+        self, name: str, key: str, method: str, arguments: tuple[Any, ...], request_id: str | None
+    ) -> "asyncio.Future[Any]":
+        """Send one call; for a client."""
+        answer: asyncio.Future[Any] = self._world.loop.create_future()
+        if not self.process.is_alive:
+            self._answer(answer, None, ConnectionRefusedError())
+        else:
+            self._open[answer] = None
+            begin = (name, key, method, arguments, request_id, answer)
+            self.process.call_after(self._world.delay_s(), self._begin, *begin)
+        return answer
+
+    def _begin(self, *call: Any) -> None:
+        self.process.spawn(self._serve(*call))
+
+    async def _serve(
+        self,
+        name: str,
+        key: str,
+        method: str,
+        arguments: tuple[Any, ...],
+        request_id: str | None,
+        answer: "asyncio.Future[Any]",
+    ) -> None:
+        result, error = None, None
+        try:
+            actor = getattr(self._classes, name).at(key, request_id=request_id)
+            result = await getattr(actor, method)(*arguments)
+        except PerdureError as raised:
+            error = raised
+        self._answer(answer, result, error)
+
+    def _answer(self, answer: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
+        self._open.pop(answer, None)
+        self._world.clients.call_after(self._world.delay_s(), _settle, answer, result, error)
+
+    def _break(self) -> None:
+        for answer in list(self._open):
+            self._answer(answer, None, ConnectionResetError())
+
+
+def _settle(answer: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(error)
+
+
+class Client:
+    """One caller, who makes one call at a time and writes down what came of it."""
+
+    def __init__(self, world: World, name: str, *, patience_s: float = 8.0) -> None:
+        self.world = world
+        self.name = name
+        self.patience_s = patience_s
+        self.last: list[bool] = []  # of each call: whether it was answered, newest last
+        self._calls = 0
+
+    def next_id(self) -> str:
+        """An idempotency key."""
+        self._calls += 1
+        return f"{self.name}-{self._calls}"
+
+    async def call(
+        self,
+        name: str,
+        key: str,
+        method: str,
+        *arguments: Any,
+        keyed: bool = False,
+        history: list[Operation] | None = None,
+        kind: str | None = None,
+    ) -> Any:
+        """One call; with an idempotency key it is sent until it is answered, or patience ends.
+
+        Returns the result. Raises one of `UNKNOWN`, or what says that it had no effect.
+        """
+        world = self.world
+        argument = arguments if len(arguments) > 1 else (arguments[0] if arguments else None)
+        if name == "Relay":
+            argument = arguments[1]  # the history is that of the actor behind it
+        operation = Operation(self.name, kind or method, argument, world.tick())
+        request_id = self.next_id() if keyed else None
+        told = f"{self.name}: {name}/{key}.{method}{arguments}{' ' + request_id if keyed else ''}"
+        try:
+            result = await self._send(name, key, method, arguments, request_id)
+        except (PerdureError, OSError, TimeoutError) as error:
+            world.trace.note(f"{told} → {type(error).__name__}")
+            answered = isinstance(error, PerdureError) and error.status < 500
+            self.last.append(answered)
+            # what a call has called stays, even if its own turn is undone
+            if history is not None and (isinstance(error, UNKNOWN) or name == "Relay"):
+                history.append(operation)
+            raise
+        world.trace.note(f"{told} → {repr(result)[:60]}")
+        world.operations += 1
+        self.last.append(True)
+        operation.result, operation.returned_at = result, world.tick()
+        if history is not None:
+            history.append(operation)
+        return result
+
+    async def _send(
+        self,
+        name: str,
+        key: str,
+        method: str,
+        arguments: tuple[Any, ...],
+        request_id: str | None,
+    ) -> Any:
+        world, unknown = self.world, None
+        end_s = world.loop.time() + self.patience_s
+        while True:
+            left_s = end_s - world.loop.time()
+            try:
+                async with asyncio.timeout(max(left_s, 0)):
+                    return await self._door().call(name, key, method, arguments, request_id)
+            except (PerdureError, OSError, TimeoutError) as error:
+                is_final = isinstance(error, PerdureError) and error.status < 500
+                is_final &= getattr(error, "kind", "") != "request-running"
+                if request_id is None or is_final or world.loop.time() >= end_s:
+                    raise unknown or error from None
+                if isinstance(error, UNKNOWN):
+                    unknown = error
+            await asyncio.sleep(world.random.uniform(0.01, 0.2))
+
+    def _door(self) -> Door:
+        doors = self.world.find_doors()
+        return doors[int(self.world.random.random() * len(doors))]
