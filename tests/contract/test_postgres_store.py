@@ -9,6 +9,8 @@ from perdure.testing.store_contract import StoreContract
 
 
 class TestPostgresStore(StoreContract):
+    examples = 15
+
     def make_place(self, tmp_path: Path) -> str:
         return fresh_database()
 

@@ -554,9 +554,12 @@ def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
     output.close()
     try:
         until(lambda: "Perdure is serving" in log.read_text(), "the greeting")
-    finally:
         os.close(terminal)
-    _, status = until(lambda: _waited(pid), "the end")
+        _, status = until(lambda: _waited(pid), "the end")
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     assert os.waitstatus_to_exitcode(status) == 0
     assert "replacing" not in log.read_text()
     assert "stopped" in log.read_text()

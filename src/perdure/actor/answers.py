@@ -5,6 +5,7 @@ commit as one row, for calls that were sent again because their owner died: see 
 `None` in place of an answer says that something of the call was committed, but not its end.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from perdure.base.codec import encode
 from perdure.base.errors import RequestReusedError, UnencodableError
 from perdure.store.api import Answers, RequestRecord
 
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # not a backslash, itself escaped, and u0000
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[tuple[int, bytes | None]]).decode
 
@@ -30,7 +32,13 @@ def encoded_by(turn: Turn, value: Any) -> bytes:
 
 
 def read_back(turn: Turn, encoded: bytes) -> Actor:
-    """The actor as its state will be read when it wakes; raises UnencodableError if it will not."""
+    """The actor as its state will be read when it wakes; raises UnencodableError if it will not.
+
+    NUL in a text is refused whatever the store: PostgreSQL cannot hand it out as text, and so
+    neither index it nor show it in a view.
+    """
+    if b"\\u0000" in encoded and _NUL.search(encoded):
+        raise UnencodableError(f"{turn} left a state with NUL in a text, which no store holds")
     try:
         return turn.activation.actor_type.decode_state(encoded)  # type: ignore[no-any-return]
     except (msgspec.MsgspecError, RecursionError) as error:

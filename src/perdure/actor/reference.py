@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from perdure.actor.messages import Teller
-from perdure.base.errors import DefinitionError, NotRunningError
+from perdure.base.errors import BadArgumentsError, DefinitionError, NotRunningError
 from perdure.base.keys import normalize_key
 from perdure.base.limits import Limits
 from perdure.store.api import Query, StoredActor
@@ -60,6 +60,8 @@ class Reference:
 
     def __init__(self, key: str, request_id: str | None = None) -> None:
         self._key = normalize_key(key)
+        if request_id is not None and "\0" in request_id:
+            raise BadArgumentsError("an idempotency key cannot hold NUL", "request_id")
         self._request_id = request_id
 
     @property

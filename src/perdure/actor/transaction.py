@@ -246,7 +246,7 @@ class Transaction:
         self._refuse_deadlock(target)
         lock = LockTurn(
             None,  # type: ignore[arg-type]  # there is no method
-            None,  # type: ignore[arg-type]
+            None,
             self.deadline_s,
             parent=self.home,
             waits_for=self.waits_for,

@@ -27,6 +27,7 @@ from perdure.store.api import Query, StoredActor
 from perdure.store.registry import Member, Registry
 
 _LOOK_EVERY_S = 1.0
+_ALONE_S = 5.0
 
 
 class Gateway:
@@ -65,8 +66,9 @@ class Gateway:
 
     @property
     def is_running(self) -> bool:
-        """True while calls are taken and somebody is there to send them to."""
-        return self._running and any(self._station.links.open_links())
+        """True while calls are taken and somebody is there to send them to; or was a moment ago:
+        calls wait, and a balancer that sent them elsewhere would gain nothing."""
+        return self._running and self._station.alone_for_s() < _ALONE_S
 
     # -- life ------------------------------------------------------------------------------------
 

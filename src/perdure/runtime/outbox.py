@@ -291,7 +291,7 @@ class Outbox:
         limits = self._courier.limits
         is_ours = isinstance(error, PerdureError) and error.status == 503  # not the message's fault
         line.attempts = max(line.attempts, message.attempts) + (not is_ours)
-        told = f"{type(error).__name__}: {error}"[:500]
+        told = told_of(error)
         extra = {"message_id": message.id, "error": told, "attempts": line.attempts}
         if line.attempts >= limits.delivery_attempts_max:
             log.error("dead letter", extra=extra)
@@ -368,6 +368,12 @@ class Outbox:
             "dead_letters": self.dead_letters_total,
             "message_lines": len(self._lines),
         }
+
+
+def told_of(error: BaseException) -> str:
+    """What is kept of an error: not all of it, and nothing that a store could not hold."""
+    text = f"{type(error).__name__}: {error}"[:500]
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def backoff_s(limits: Limits, attempts: int) -> float:

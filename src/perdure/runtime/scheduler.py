@@ -24,7 +24,7 @@ from perdure.base import points
 from perdure.base.clock import Clock, Handle
 from perdure.base.errors import FencedError, NotFoundError, PerdureError, StoreError
 from perdure.base.ids import new_id
-from perdure.runtime.outbox import Courier, backoff_s, dead_letter_of_timer
+from perdure.runtime.outbox import Courier, backoff_s, dead_letter_of_timer, told_of
 from perdure.store.api import Store, Timer, TimerPlace
 
 log = logging.getLogger("perdure.timers")
@@ -229,7 +229,7 @@ class Scheduler:
         limits = self._courier.limits
         is_ours = isinstance(error, PerdureError) and error.status == 503
         attempts = turn.attempts + (not is_ours)
-        told = f"{type(error).__name__}: {error}"[:500]
+        told = told_of(error)
         extra: dict[str, Any] = {"timer": turn.timer.name, "error": told, "attempts": attempts}
         if attempts >= limits.delivery_attempts_max:
             log.error("timer given up", extra=extra)

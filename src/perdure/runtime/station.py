@@ -6,6 +6,7 @@ its reception.
 """
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import Callable
@@ -80,6 +81,8 @@ class Station:
         self.watches = Watches(self.links, watch_here, lambda: self.forwarder.incarnation)
         self._behind = behind
         self._died = died
+        self._clock = clock
+        self._alone_since_s = -math.inf
         self._tells_map = False
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -99,6 +102,12 @@ class Station:
             self._sweeper.cancel()
         self.forwarder.stop(StoppingError("this process is stopping"))
         await self.links.close()
+
+    def alone_for_s(self) -> float:
+        """How long there has been no link to any other process."""
+        if any(self.links.open_links()):
+            return 0.0
+        return self._clock.monotonic_s() - self._alone_since_s
 
     def be(self, incarnation: int) -> None:
         """Be this incarnation from now on, for all others."""
@@ -148,6 +157,7 @@ class Station:
 
     def closed(self, link: Link, _error: Exception | None) -> None:
         """A link is gone."""
+        self._alone_since_s = self._clock.monotonic_s()
         self.forwarder.closed(link)
         self.watches.closed(link)
         if self.reception is not None:

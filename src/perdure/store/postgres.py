@@ -1,8 +1,8 @@
 """The PostgreSQL store: for any number of processes, on any number of machines.
 
 A group commit is one statement, and so one round trip (see `postgres_batch`), valid only on top of
-the commit before it (see `postgres_chain`). Commits have one connection, for they come one after the
-other; reads have a few of their own.
+the commit before it (see `postgres_chain`). Commits have one connection, for they come one after
+the other; reads have a few of their own.
 
 While the database is away, reads fail at once; a commit waits for it as long as a commit may take.
 """
@@ -50,7 +50,7 @@ from perdure.store.registry import Registry
 _OPEN_S = 600.0  # to make indexes over what is there
 _CLOSE_S = 1.0  # for a commit under way
 _CONFLICT = "PD001"  # what perdure_conflict() raises
-_CONFLICT_TEXT = "the store holds another version than the one in memory"
+_CURED_BY_REPEATING = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _RETRY_S = 0.01
 _PLAIN = Committed()
 
@@ -142,45 +142,45 @@ class PostgresStore:
             raise StoreError(f"the store was not opened with a class {error}") from None
         if len(made.values) == 3:
             return _PLAIN
-        in_steps = needs_steps(batch)
-        steps: Steps | None = None
+        steps: Steps | None = None  # not None: the batch goes by those
         while True:
             number = self._chain.begin()
             session = await self._chain.session(deadline_s)
             left_s = deadline_s - self._clock.monotonic_s()
+            if steps is not None or needs_steps(batch):
+                steps = self._steps(session, number, left_s)
             self._chain.sent(number)
             try:
-                if steps is None and not needs_steps(batch):
-                    block = await self._write(made, session, number, left_s)
+                if steps is None:
+                    block: int | None = await self._write(made, session, number, left_s)
                 else:
-                    steps = self._steps(session, number, left_s)
                     block = await self._write_steps(steps, batch, session, number, left_s)
             except (LostError, OSError):
-                settled = await self._chain.settle(deadline_s)
-                if settled is None:
-                    continue  # it is not there and never will be
-                block = settled
-            except asyncpg.UniqueViolationError as error:
-                self._chain.failed()
-                if error.constraint_name not in self._unique_fields or steps is not None:
-                    raise ConflictError(_CONFLICT_TEXT) from error
-                steps = self._steps(session, number, left_s)  # which, they will tell
-                continue
-            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
-                self._chain.failed()
-                if left_s <= _RETRY_S:
-                    raise self._server.error(error) from error
-                await self._clock.sleep(jittered(_RETRY_S))
-                continue
+                block = await self._chain.settle(deadline_s)
             except asyncpg.PostgresError as error:
                 self._chain.failed()
-                if error.sqlstate == _CONFLICT:
-                    raise ConflictError(_CONFLICT_TEXT) from error
-                raise self._server.error(error) from error
-            if steps is not None:
-                steps.block = block
-                return Committed(steps.ids(batch), steps.refused)
-            return Committed(message_ids(block, len(batch.sent))) if batch.sent else _PLAIN
+                if steps is None and self._is_refusal(error):
+                    steps = self._steps(session, number, left_s)  # they tell who is in the way
+                elif left_s > _RETRY_S and isinstance(error, _CURED_BY_REPEATING):
+                    await self._clock.sleep(jittered(_RETRY_S))
+                else:
+                    raise self._error(error) from error
+                continue
+            if block is not None:  # else it is not there and never will be: once more
+                return _committed(batch, block, steps)
+
+    def _is_refusal(self, error: asyncpg.PostgresError) -> bool:
+        """True if the value of a unique field is another actor's."""
+        return (
+            isinstance(error, asyncpg.UniqueViolationError)
+            and error.constraint_name in self._unique_fields
+        )
+
+    def _error(self, error: asyncpg.PostgresError) -> StoreError:
+        is_conflict = isinstance(error, asyncpg.UniqueViolationError)
+        if is_conflict or error.sqlstate == _CONFLICT:
+            return ConflictError("the store holds another version than the one in memory")
+        return self._server.error(error)
 
     async def _write(self, made: Statement, session: Session, number: int, left_s: float) -> int:
         """The batch in one statement; returns the block of its messages."""
@@ -294,3 +294,10 @@ class PostgresStore:
 
     async def timers(self, after: TimerPlace, limit: int, shards: Shards = None) -> list[Timer]:
         return await self._reader.timers(after, limit, shards)
+
+
+def _committed(batch: Batch, block: int, steps: Steps | None) -> Committed:
+    if steps is not None:
+        steps.block = block
+        return Committed(steps.ids(batch), steps.refused)
+    return Committed(message_ids(block, len(batch.sent))) if batch.sent else _PLAIN

@@ -1,7 +1,7 @@
 """A batch as one SQL statement: a fence, then a part for each kind of row, each over arrays.
 
     WITH fence AS (UPDATE perdure_fence ... RETURNING message_block),
-         part_0 AS (INSERT INTO "cart" ... SELECT ... FROM fence, unnest($5, $6, $7) ... RETURNING 1),
+         part_0 AS (INSERT INTO "cart" ... SELECT ... FROM fence, unnest($5, $6, $7) ...),
          part_1 AS (...)
     SELECT CASE WHEN <each part changed as many rows as it must> THEN message_block
                 ELSE perdure_conflict() END FROM fence
@@ -74,11 +74,13 @@ def statement(batch: Batch, tables: Mapping[str, Table], *, takes_number: bool =
 
 
 def needs_steps(batch: Batch) -> bool:
-    """True if a row is meant twice: the actor goes, and something of it is set in the same batch."""
+    """True if a row is meant twice: the actor goes, and something of it is set in one batch."""
     gone = {(one.actor_type, one.key) for one in batch.writes if one.state is None}
-    return bool(gone) and any(
-        (one.actor_type, one.key) in gone for one in (*batch.timers, *batch.entries)
-    )
+    if not gone:
+        return False
+    set_of = {(one.actor_type, one.key) for one in batch.timers}
+    set_of |= {(one.actor_type, one.key) for one in batch.entries}
+    return not gone.isdisjoint(set_of)
 
 
 def message_ids(block: int, count: int) -> range:
@@ -223,15 +225,19 @@ _GONE = _Part("gone")
 _PARTS: dict[str, tuple[str, str, bool]] = {
     "create": (
         "text bytea smallint",
-        "INSERT INTO {table} (key, state, version, created_at_ms, updated_at_ms, schema, shard)"
-        " SELECT n.a, convert_from(n.b, 'UTF8')::json, 1, $3, $3, {version}, n.c FROM {rows}",
+        (
+            "INSERT INTO {table} (key, state, version, created_at_ms, updated_at_ms, schema, shard)"
+            " SELECT n.a, convert_from(n.b, 'UTF8')::json, 1, $3, $3, {version}, n.c FROM {rows}"
+        ),
         True,
     ),
     "change": (
         "text bytea bigint",
-        "UPDATE {table} AS t SET state = convert_from(n.b, 'UTF8')::json, version = n.c,"
-        " updated_at_ms = $3, schema = {version} FROM {rows}"
-        " WHERE t.key = n.a AND t.version = n.c - 1",
+        (
+            "UPDATE {table} AS t SET state = convert_from(n.b, 'UTF8')::json, version = n.c,"
+            " updated_at_ms = $3, schema = {version} FROM {rows}"
+            " WHERE t.key = n.a AND t.version = n.c - 1"
+        ),
         True,
     ),
     "delete": (
@@ -256,43 +262,55 @@ _PARTS: dict[str, tuple[str, str, bool]] = {
     ),
     "deferred": (
         "bigint integer bigint text",
-        "UPDATE perdure_message AS t SET attempts = n.b, due_at_ms = n.c, error = n.d FROM {rows}"
-        " WHERE t.id = n.a",
+        (
+            "UPDATE perdure_message AS t SET attempts = n.b, due_at_ms = n.c, error = n.d"
+            " FROM {rows} WHERE t.id = n.a"
+        ),
         False,
     ),
     "sent": (
         "smallint text text text text text bytea text bytea bigint integer text",
-        "INSERT INTO perdure_message SELECT (message_block << {bits}) + n.place, n.a, n.b, n.c,"
-        " n.d, n.e, n.f, convert_from(n.g, 'UTF8')::json, n.h, convert_from(n.i, 'UTF8')::json,"
-        " n.j, n.k, n.l, $3 FROM {rows}",
+        (
+            "INSERT INTO perdure_message SELECT (message_block << {bits}) + n.place, n.a, n.b, n.c,"
+            " n.d, n.e, n.f, convert_from(n.g, 'UTF8')::json, n.h, convert_from(n.i, 'UTF8')::json,"
+            " n.j, n.k, n.l, $3 FROM {rows}"
+        ),
         True,
     ),
     "cancelled": (
         "text text text",
-        "DELETE FROM perdure_timer AS t USING {rows}"
-        " WHERE t.actor_type = n.a AND t.key = n.b AND t.name = n.c",
+        (
+            "DELETE FROM perdure_timer AS t USING {rows}"
+            " WHERE t.actor_type = n.a AND t.key = n.b AND t.name = n.c"
+        ),
         False,
     ),
     "timers": (
         "text text text smallint bigint text bytea bigint integer",
-        "INSERT INTO perdure_timer SELECT n.a, n.b, n.c, n.d, n.e, n.f,"
-        " convert_from(n.g, 'UTF8')::json, n.h, n.i FROM {rows}"
-        " ON CONFLICT (actor_type, key, name) DO UPDATE SET due_at_ms = excluded.due_at_ms,"
-        " method = excluded.method, arguments = excluded.arguments, every_ms = excluded.every_ms,"
-        " attempts = excluded.attempts",
+        (
+            "INSERT INTO perdure_timer SELECT n.a, n.b, n.c, n.d, n.e, n.f,"
+            " convert_from(n.g, 'UTF8')::json, n.h, n.i FROM {rows}"
+            " ON CONFLICT (actor_type, key, name) DO UPDATE SET due_at_ms = excluded.due_at_ms,"
+            " method = excluded.method, arguments = excluded.arguments,"
+            " every_ms = excluded.every_ms, attempts = excluded.attempts"
+        ),
         False,
     ),
     "entries_gone": (
         "text text text text",
-        "DELETE FROM perdure_entry AS t USING {rows}"
-        " WHERE t.actor_type = n.a AND t.key = n.b AND t.field = n.c AND t.entry = n.d",
+        (
+            "DELETE FROM perdure_entry AS t USING {rows}"
+            " WHERE t.actor_type = n.a AND t.key = n.b AND t.field = n.c AND t.entry = n.d"
+        ),
         False,
     ),
     "entries": (
         "text text text text bytea",
-        "INSERT INTO perdure_entry SELECT n.a, n.b, n.c, n.d, convert_from(n.e, 'UTF8')::json"
-        " FROM {rows} ON CONFLICT (actor_type, key, field, entry)"
-        " DO UPDATE SET value = excluded.value",
+        (
+            "INSERT INTO perdure_entry SELECT n.a, n.b, n.c, n.d, convert_from(n.e, 'UTF8')::json"
+            " FROM {rows} ON CONFLICT (actor_type, key, field, entry)"
+            " DO UPDATE SET value = excluded.value"
+        ),
         False,
     ),
     "answers": (

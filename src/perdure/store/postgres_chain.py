@@ -1,28 +1,29 @@
 """Commits as a chain: each is valid only on top of the one before it.
 
-Every process that commits stands on a row of `perdure_fence`: its incarnation, and the number of its
-last commit. Commit n changes that row from n - 1 to n, in the very transaction that writes its rows.
+Every process that commits stands on a row of `perdure_fence`: its incarnation, and the number of
+its last commit. Commit n changes that row from n - 1 to n, in the very transaction that writes its
+rows.
 
 - *Taking a process out* is deleting its row. That waits for a commit under way, since both want the
   row; and every later commit finds no row, writes nothing, and fails with FencedError.
-- *A lost connection* leaves open what became of commit n. The row knows: in a transaction of its own
-  it is locked and read. At n, the commit is there. At n - 1 it is not; but the statement may still
-  lie in some socket, or wait in the server. So the number is set to n + 1, on which nothing but the
-  next commit can build: the lost statement finds n + 1 where it wants n - 1, now and for ever. At
-  n + 1, an earlier try at this did that already, and its answer was lost as well.
-- *Anything else* means that the database has forgotten commits that it confirmed, as after a failover
-  to a replica that lagged behind. Memory is then newer than the store, and the process must throw it
-  away: FencedError.
+- *A lost connection* leaves open what became of commit n. The row knows: in a transaction of its
+  own it is locked and read. At n, the commit is there. At n - 1 it is not; but the statement may
+  still lie in some socket, or wait in the server. So the number is set to n + 1, on which nothing
+  but the next commit can build: the lost statement finds n + 1 where it wants n - 1, now and for
+  ever. At n + 1, an earlier try at this did that already, and its answer was lost as well.
+- *Anything else* means that the database has forgotten commits that it confirmed, as after a
+  failover to a replica that lagged behind. Memory is then newer than the store, and the process
+  must throw it away: FencedError.
 - *No row* in such a case: the process was taken out, before or after commit n. Nobody can tell, so
   the outcome is unknown; and every later commit is fenced.
 
 If the row cannot be read within the time that a commit has, the outcome stays unknown, and whoever
 calls next settles it before anything else is done.
 
-Message ids are drawn by commits, a block of a sequence for each commit that sends any, and the block
-is noted in the row; so they are known also when the answer was lost. They were not taken from a
-range that is reserved ahead: an actor that moves to another process must get higher ids there than
-it got here, and only a number that is drawn after the move is sure to be higher.
+Message ids are drawn by commits, a block of a sequence for each commit that sends any, and the
+block is noted in the row; so they are known also when the answer was lost. They were not taken from
+a range that is reserved ahead: an actor that moves to another process must get higher ids there
+than it got here, and only a number that is drawn after the move is sure to be higher.
 
 Where there is no registry, a store stands on row 0, which it takes by raising its number: whoever
 stood there before is fenced.

@@ -1,8 +1,8 @@
 """Connections to PostgreSQL that come and go, and what is said when there is none.
 
 A `Server` knows where the database is and whether it answers; a `Session` is one connection to it.
-Nothing of a session matters once it is gone: no settings, no locks, no listening. So it works behind
-a pooler that gives each transaction another connection, such as PgBouncer.
+Nothing of a session matters once it is gone: no settings, no locks, no listening. So it works
+behind a pooler that gives each transaction another connection, such as PgBouncer.
 
 Statements are prepared under a name made from their text: whoever else has used the name on that
 connection has prepared the same. A pooler may lose them all the same. As soon as there is a sign of
@@ -147,7 +147,8 @@ class Session:
         with _translated(self):
             try:
                 statement = self._prepared.get(sql) or await self._prepare(sql, timeout_s)
-                return await statement.fetch(*arguments, timeout=timeout_s)
+                rows: list[Any] = await statement.fetch(*arguments, timeout=timeout_s)
+                return rows
             except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
                 self._server.pooled = True  # another connection stands behind this one now
         return await self.run(sql, arguments, timeout_s)
@@ -155,7 +156,8 @@ class Session:
     async def step(self, sql: str, arguments: Sequence[Any], timeout_s: float) -> list[Any]:
         """One statement within a transaction. Raises as `run` does; then the transaction fails."""
         with _translated(self):
-            return await self.connection.fetch(sql, *arguments, timeout=timeout_s)
+            rows: list[Any] = await self.connection.fetch(sql, *arguments, timeout=timeout_s)
+            return rows
 
     async def execute(self, sql: str, timeout_s: float) -> None:
         """Statements without values. Raises as `run` does."""
@@ -201,7 +203,7 @@ class _translated:
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
             return
         if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):

@@ -1,7 +1,7 @@
 """Reads of a PostgreSQL store, over a few connections of their own.
 
 A read that finds its connection broken is asked once more over a new one: connections break when
-nobody uses them, and that is no reason to tell anybody. Whatever does not answer in time is cut off.
+nobody uses them, and that is no reason to tell anybody. What does not answer in time is cut off.
 """
 
 import asyncio

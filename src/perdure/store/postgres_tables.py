@@ -230,9 +230,9 @@ async def _create_indexes(
     for name in there - wanted.keys():
         await connection.execute(f"DROP INDEX {quoted(namespace)}.{quoted(name)}")
     table = table_sql_name(schema.name, namespace)
-    for name, (field, columns) in wanted.items():
+    for name, (indexed, columns) in wanted.items():
         if name not in there:
-            await _create_index(connection, table, name, field, columns)
+            await _create_index(connection, table, name, indexed, columns)
 
 
 async def _create_index(

@@ -7,11 +7,11 @@ value in a form whose order in SQL is the one the protocol wants.
 
     time      one text, with a fraction of six digits in any case
     decimal   one numeric
-    plain     two columns, a text and a number, of which at most one is not null. Sorted by both with
-              nulls first, that is: nulls, then numbers (booleans are 0 and 1), then texts
+    plain     two columns, a text and a number, of which at most one is not null. Sorted by both
+              with nulls first, that is: nulls, then numbers (booleans are 0 and 1), then texts
 
-A B-tree takes rows of up to 2,700 bytes, so of a text only the first `PREFIX` characters are indexed
-and sorted by. Comparisons and uniqueness are about all of it.
+A B-tree takes rows of up to 2,700 bytes, so of a text only the first `PREFIX` characters are
+indexed and sorted by. Comparisons and uniqueness are about all of it.
 """
 
 from perdure.store.api import IndexedField

@@ -52,6 +52,8 @@ Body = Callable[[Store], Coroutine[Any, Any, None]]
 class StoreCase:
     """A part of the contract; a subclass says where and how a store is opened."""
 
+    examples = 60  # of what is tried at random; each opens a store
+
     def make_place(self, tmp_path: Path) -> Place:
         """A fresh place for a store."""
         raise NotImplementedError

@@ -106,7 +106,7 @@ class QueryContract(StoreCase):
     def test_a_query_finds_what_python_finds(self, tmp_path: Path) -> None:
         numbers = count()
 
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=self.examples, deadline=None)
         @given(ROWS, st.lists(st.lists(conditions(), max_size=3), min_size=1, max_size=8))
         def check(rows: list[Row], questions: list[list[tuple[IndexedField, str, Any]]]) -> None:
             async def body(store: Store) -> None:
@@ -123,7 +123,7 @@ class QueryContract(StoreCase):
     def test_pages_go_through_all_in_the_order_of_python(self, tmp_path: Path) -> None:
         numbers = count()
 
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=self.examples, deadline=None)
         @given(ROWS, st.lists(ORDERINGS, min_size=1, max_size=5), st.integers(1, 4))
         def check(rows: list[Row], orders: list[list[Ordering]], limit: int) -> None:
             async def body(store: Store) -> None:
