@@ -8,10 +8,8 @@ connection broke is sent again, to the next machine; an unkeyed call is not, sin
 
 import asyncio
 import json
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,22 +80,20 @@ class Machine(Supervised):
     def wait_served(self) -> None:
         """Wait until all of its processes are ready."""
         until(
-            lambda: "Perdure is serving" in self.log() or self.process.poll() is not None,
+            lambda: "Perdure is " in self.log() or self.process.poll() is not None,
             f"the start of machine {self.number}:\n{self.log()}",
             60,
         )
         assert self.process.poll() is None, self.log()
 
     def owner(self) -> int:
-        """The pid of a process of it that owns actors."""
+        """The pid of the only process of it that owns actors."""
         return next(pid for pid, title in self.titles().items() if not title.startswith("web"))
 
-    def freeze(self, pid: int) -> None:
-        """Stop one of its processes as a hypervisor would, until `thaw`."""
-        os.kill(pid, signal.SIGSTOP)
-
-    def thaw(self, pid: int) -> None:
-        os.kill(pid, signal.SIGCONT)
+    @property
+    def member(self) -> str:
+        """The address of that process, as the registry has it."""
+        return "tcp:{}:{}".format(*self.cluster)
 
     def stop(self) -> int:
         """End it in order; returns the exit code."""
@@ -120,15 +116,18 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add(self, count: int = 1, **how: Any) -> None:
+    def add(self, count: int = 1, *, wait: bool = True, **how: Any) -> None:
         """Start machines, and wait until they serve."""
-        new = []
         for _ in range(count):
             number = len(self.machines) + 1
             machine = Machine(self.folder / f"machine-{number}", number, self.store, **how)
             self.machines.append(self._stack.enter_context(machine))
-            new.append(machine)
-        for machine in new:
+        if wait:
+            self.wait_served()
+
+    def wait_served(self) -> None:
+        """Wait until all machines are ready."""
+        for machine in self.machines:
             machine.wait_served()
 
     def replace(self, machine: Machine, again: Machine | None = None) -> Machine:
@@ -272,9 +271,14 @@ class Load:
         """Every list that was used, as it is now."""
         return self.in_place(self._read_all())
 
-    def owners(self) -> dict[str, list[str]]:
-        """For each list who took each entry."""
-        return self.in_place(self._read_all(1))
+    def owner_in_use(self, place: int) -> int:
+        """The pid of the process that owns the list that is in use at this place."""
+        return int(self.in_place(self._owner_of(self._key(place % self._lists))))
+
+    async def _owner_of(self, key: str) -> str:
+        with closing(Caller(self._addresses, 0)) as caller:
+            _, body = await _persist(caller, f"/journal/{key}/view", "", None)
+            return str(body[2])
 
     def in_place(self, work: Any) -> Any:
         """Run asynchronous work where the clients are."""
@@ -290,13 +294,13 @@ class Load:
         thread.join()
         return result[0]
 
-    async def _read_all(self, part: int = 0) -> dict[str, list[str]]:
+    async def _read_all(self) -> dict[str, list[str]]:
         found = {}
         with closing(Caller(self._addresses, 0)) as caller:
             for key in self.history.operations:
                 status, body = await _persist(caller, f"/journal/{key}/view", "", None)
                 assert status == 200, body
-                found[key] = body[part]
+                found[key] = body[0]
         return found
 
     # -- the thread ------------------------------------------------------------------------------
@@ -341,6 +345,7 @@ class Load:
         operation = self.history.calls(client, key, "read", None)
         status, body = await self._persist(caller, "read", f"/journal/{key}/view", "", None)
         if status == 200:
+            self.history.readers[operation.called_at] = body[2]
             self.history.ends(operation, body[0])
             self.done += 1
         else:
@@ -358,6 +363,7 @@ class Load:
                 status, result = await caller.call(path, "", body)
             except NoAnswerError as error:
                 self._note(f"unkeyed 0 {str(error).partition(':')[0]}")
+                self.history.gives_up(operation)
                 return
         if status == 200:
             self.history.ends(operation, result)
@@ -366,6 +372,8 @@ class Load:
         self._note(f"{kind} {_told(status, result)}")
         if kind == "unkeyed" and _problem(result) in NO_EFFECT:
             self.history.refuses(key, operation)
+        else:
+            self.history.gives_up(operation)
 
     async def _persist(
         self, caller: Caller, kind: str, path: str, request_id: str, body: Any
@@ -409,7 +417,6 @@ def errors_of(history: History, *kinds: str) -> dict[str, int]:
     }
 
 
-def machines_of(cluster: Cluster) -> Iterator[tuple[Machine, int]]:
-    """Each machine with the pid of an owner on it."""
-    for machine in cluster.machines:
-        yield machine, machine.owner()
+def is_frozen(pid: int) -> bool:
+    """Whether a process is stopped by SIGSTOP."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

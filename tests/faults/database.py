@@ -11,7 +11,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,12 +44,14 @@ class Database:
         *,
         host: str = "127.0.0.1",
         wrapper: Sequence[str] = (),
+        enter: Callable[[], None] = lambda: None,
         settings: dict[str, str] | None = None,
     ) -> None:
         self.host = host
         self.port = free_port()
         self._settings = {**_SETTINGS, "listen_addresses": host, **(settings or {})}
         self._wrapper = list(wrapper)
+        self._enter = enter  # called in each thread that asks it, to go to its network
         self._user = _user()
         self._folder = Path(tempfile.mkdtemp(prefix="perdure-database-"))
         self.data = self._folder / "data"
@@ -142,6 +145,11 @@ class Database:
 
     def asks(self, sql: str, *arguments: Any) -> Any:
         """The first value of the first row; None also if it does not answer."""
+        with ThreadPoolExecutor(1) as there:
+            return there.submit(self._asks, sql, arguments).result()
+
+    def _asks(self, sql: str, arguments: Sequence[Any]) -> Any:
+        self._enter()
         try:
             return asyncio.run(self._ask(sql, arguments))
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):

@@ -37,6 +37,9 @@ class History:
     refused: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     errors: Counter[str] = field(default_factory=Counter)
     """By what kind of call saw them, and which they were; such as `keyed 503 overloaded`."""
+    readers: dict[int, str] = field(default_factory=dict)
+    """Which process gave the answer to a read, by the time at which it was called."""
+    _open: set[int] = field(default_factory=set)
     _last_ns: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -50,18 +53,29 @@ class History:
         """A call is about to be sent."""
         operation = Operation(client, kind, argument, self.now_ns())
         self.operations[key].append(operation)
+        self._open.add(operation.called_at)
         return operation
 
     def ends(self, operation: Operation, result: Any) -> None:
         """Its answer came."""
         operation.result = result
         operation.returned_at = self.now_ns()
+        self._open.discard(operation.called_at)
+
+    def gives_up(self, operation: Operation) -> None:
+        """Nobody will know what became of it."""
+        self._open.discard(operation.called_at)
 
     def refuses(self, key: str, operation: Operation) -> None:
         """It was told to have had no effect."""
         self.operations[key].remove(operation)
+        self._open.discard(operation.called_at)
         if operation.kind == "append":
             self.refused[key].add(operation.argument)
+
+    def waits_since_before(self, at_ns: int) -> bool:
+        """Whether a call that was made before then has no end yet."""
+        return any(called_at < at_ns for called_at in list(self._open))
 
     def answered(self) -> list[Operation]:
         """All that got an answer."""
