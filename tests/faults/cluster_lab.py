@@ -42,12 +42,13 @@ class Machine(Supervised):
         source: Path | None = None,
         environment: Mapping[str, str] | None = None,
         host: str = "127.0.0.1",
-        cluster_host: str | None = None,
+        cluster: Address | None = None,
+        advertise: Address | None = None,
         wrapper: Sequence[str] = (),
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.number = number
-        self.cluster = (cluster_host or f"127.0.0.{number + 10}", free_port())
+        self.cluster = cluster or (f"127.0.0.{number + 10}", free_port())
         self.again = lambda: Machine(
             folder,
             number,
@@ -58,7 +59,8 @@ class Machine(Supervised):
             source=source,
             environment=environment,
             host=host,
-            cluster_host=cluster_host,
+            cluster=self.cluster,
+            advertise=advertise,
             wrapper=wrapper,
         )
         options = ["--store", store]
@@ -66,7 +68,8 @@ class Machine(Supervised):
             options += ["--web", str(web), "--state", str(1 if state is None else state)]
         if state != 0:
             options += ["--cluster-listen", "{}:{}".format(*self.cluster)]
-            options += [*(environment or {}).get("LAB_OPTIONS", "").split()]
+        if advertise is not None:
+            options += ["--advertise", "{}:{}".format(*advertise)]
         self.with_http = web != 0
         paths = {"PYTHONPATH": str(source)} if source else {}
         named = {"PERDURE_CLUSTER_KEY": KEY, **paths, **(environment or {})}

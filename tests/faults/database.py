@@ -19,6 +19,7 @@ from typing import Any, Self
 import asyncpg
 from tests.faults.supervised import free_port, until
 
+from perdure.base.ids import new_id
 from perdure.store.postgres_programs import carried_versions
 
 _START_S = 60.0
@@ -50,6 +51,7 @@ class Database:
         self.host = host
         self.port = free_port()
         self._settings = {**_SETTINGS, "listen_addresses": host, **(settings or {})}
+        self._name = "postgres"
         self._wrapper = list(wrapper)
         self._enter = enter  # called in each thread that asks it, to go to its network
         self._user = _user()
@@ -63,8 +65,23 @@ class Database:
 
     @property
     def url(self) -> str:
-        """Where its only database is."""
-        return f"postgresql://perdure@{self.host}:{self.port}/postgres"
+        """Where the database is that is in use."""
+        return f"postgresql://perdure@{self.host}:{self.port}/{self._name}"
+
+    def url_by(self, *addresses: tuple[str, int]) -> str:
+        """The same, by way of proxies, or of several servers of which one takes writes."""
+        hosts = ",".join(f"{host}:{port}" for host, port in addresses)
+        more = "?target_session_attrs=read-write" if len(addresses) > 1 else ""
+        return f"postgresql://perdure@{hosts}/{self._name}{more}"
+
+    def use_another(self) -> None:
+        """Make an empty database, and use it from now on."""
+        name = f"t_{new_id()[:16]}"
+        until(lambda: self.asks(f"CREATE DATABASE {name}") or self._has(name), "a database")
+        self._name = name
+
+    def _has(self, name: str) -> bool:
+        return bool(self.asks("SELECT count(*) FROM pg_database WHERE datname = $1", name))
 
     def __enter__(self) -> Self:
         try:

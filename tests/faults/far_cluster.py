@@ -42,7 +42,7 @@ class FarCluster:
                     web=0 if host == "n3" else 1,
                     state=1,
                     host=address,
-                    cluster_host=address,
+                    cluster=(address, 7000),
                     wrapper=network.wrapper(host),
                     **self._how,
                 )

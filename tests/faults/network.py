@@ -80,7 +80,7 @@ class Network:
     # -- faults ----------------------------------------------------------------------------------
 
     def cut(self, one: str, *others: str, ways: int = 2) -> None:
-        """Drop what goes from `one` to the others, or to all; with two ways also what comes back."""
+        """Drop what goes from `one` to the others, or to all; two ways: and what comes back."""
         for other in others or tuple(self._numbers):
             if other != one:
                 self._drop(one, other)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -25,12 +24,6 @@ POINTS = (
     "before_reply",
     "after_lease_check",
 )
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Database]:
-    with Database() as one:
-        yield one
 
 
 class Zombie:

@@ -44,10 +44,12 @@ def _wait_for_answers(load: Load, since_ns: int) -> float:
     return load.history.slowest_s(since_ns)
 
 
-def test_owners_die_on_one_machine_and_callers_only_wait(tmp_path: Path) -> None:
+def test_owners_die_on_one_machine_and_callers_only_wait(
+    database: Database, tmp_path: Path
+) -> None:
     random = seeded()
     waits_s = []
-    with Database() as database, Cluster(tmp_path, database.url) as cluster:
+    with Cluster(tmp_path, database.url) as cluster:
         cluster.add(web=1, state=3)
         [machine] = cluster.machines
         with Load(cluster.addresses) as load:
