@@ -44,7 +44,11 @@ def rows(results: dict, workload: str) -> list[Row]:
             runs.setdefault(run["peer"], []).append(run)
     rates = {peer: _median(found, "per_second") for peer, found in runs.items()}
     ceiling = next((rates[name] for name in rates if PEERS[name].is_ceiling), None)
-    rivals = [rates[name] for name in rates if name != "perdure" and not PEERS[name].is_ceiling]
+    rivals = [
+        rates[name]
+        for name in rates
+        if not name.startswith("perdure") and not PEERS[name].is_ceiling
+    ]
     best = max(rivals, default=None)
     made = [_row(peer, workload, found, ceiling, best) for peer, found in runs.items()]
     return sorted(made, key=lambda row: -row.per_second)

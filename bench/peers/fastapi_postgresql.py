@@ -17,21 +17,31 @@ class FastApiPostgresql(Peer):
     durability = "fsync on, synchronous_commit on"
 
     def versions(self) -> dict[str, str]:
-        server = program_version(_server_program("postgres")).split()[2]
-        return {"postgresql": server} | package_versions("fastapi", "uvicorn", "asyncpg")
+        return postgresql_version() | package_versions("fastapi", "uvicorn", "asyncpg")
 
     def start(self, processes: Processes, directory: Path, port: int) -> None:
-        # PostgreSQL refuses to run as root; Debian's package made the user for us.
-        user = "postgres" if os.geteuid() == 0 else None
-        data = _create_cluster(directory, user)
-        command = [_server_program("postgres"), "-D", data, "-k", data, "-h", ""]
-        command += ["-c", "fsync=on", "-c", "synchronous_commit=on"]
-        processes.start("postgresql", command, user=user, stop_signal=signal.SIGINT)
-        environment = {"BENCH_POSTGRESQL_SOCKET": str(data)}
-        processes.wait_until((data / ".s.PGSQL.5432").exists, "postgres")
+        environment = {"BENCH_POSTGRESQL_SOCKET": str(start_postgresql(processes, directory))}
         command = uvicorn_command("postgresql_cart", port)
         processes.start("uvicorn", command, environment=environment, directory=ROOT)
         processes.wait_until(lambda: self.is_up(port), "uvicorn")
+
+
+def postgresql_version() -> dict[str, str]:
+    """Return the version of the server that is measured."""
+    return {"postgresql": program_version(_server_program("postgres")).split()[2]}
+
+
+def start_postgresql(processes: Processes, directory: Path) -> Path:
+    """Start a server with its default durability; return the directory of its socket."""
+    # PostgreSQL refuses to run as root; Debian's package made the user for us.
+    user = "postgres" if os.geteuid() == 0 else None
+    data = _create_cluster(directory, user)
+    command = [_server_program("postgres"), "-D", data, "-k", data, "-h", ""]
+    command += ["-c", "fsync=on", "-c", "synchronous_commit=on"]
+    processes.start("postgresql", command, user=user, stop_signal=signal.SIGINT)
+    asking = [_server_program("pg_isready"), "-q", "-h", data]
+    processes.wait_until(lambda: subprocess.run(asking, check=False).returncode == 0, "postgres")
+    return data
 
 
 def _create_cluster(directory: Path, user: str | None) -> Path:

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 from tests.docs.documents import DOCUMENTS, Block, blocks_of, name_of
 from tests.docs.session import Session, commands_of, matches
+from tests.docs.test_three_machines import REASON as THREE_MACHINES
 
 # Every block that is not run, by document and reason. Keep it short.
 NOT_RUN = Counter(
     {
         ("docs/how-to/deploy-systemd.md", "needs systemd"): 2,
         ("docs/how-to/deploy-systemd.md", "needs nginx"): 1,
+        ("docs/how-to/three-machines.md", "needs a PostgreSQL of the system"): 1,
+        ("docs/how-to/three-machines.md", THREE_MACHINES): 9,
         ("README.md", "needs a package index"): 1,
         ("README.md", "starts a server and all the tests"): 1,
         ("docs/tutorial.md", "needs a package index"): 1,

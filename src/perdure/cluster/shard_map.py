@@ -30,7 +30,8 @@ class ShardMap(msgspec.Struct, frozen=True):
 
     def shards_of(self, incarnation: int) -> frozenset[int]:
         """All shards that a member owns."""
-        return frozenset(shard for shard, owner in enumerate(self.owners) if owner == incarnation)
+        owners = self.owners
+        return frozenset([shard for shard in range(SHARDS) if owners[shard] == incarnation])
 
     def followed_by(self, view: View) -> "ShardMap":
         """The map as of a newer view; this one if it is not newer."""

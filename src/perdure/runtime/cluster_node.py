@@ -148,6 +148,9 @@ class ClusterNode(Node):
     async def _call_within(self, parent: Turn, key: str, turn: LocalTurn) -> bytes:
         if self._territory.has(key):
             return await super()._call_within(parent, key, turn)
+        if self.now_s() >= self.lease_until_s:
+            # whoever owns the caller next may run it again, from its begin
+            raise FencedError(f"{parent}: the lease of this process is over")
         held = [one.activation for one in parent.holders()]
         turn.chain = [*parent.chain, *((one.actor_type.name, one.key) for one in reversed(held))]
         self._station.forwarder.submit(turn.method.actor_type, key, turn)
@@ -225,7 +228,9 @@ class ClusterNode(Node):
     def lose_all(self, error: Exception) -> None:
         """All shards are others' from now on."""
         self._station.be(0)
+        self._station.forwarder.fall(error)
         self._throw_away(self._territory.owned, error)
+        self._committer.fall(error)
 
     def _throw_away(self, shards: AbstractSet[int], error: Exception) -> None:
         self._territory.lose(shards)

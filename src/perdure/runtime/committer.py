@@ -21,6 +21,7 @@ from perdure.base import points
 from perdure.base.clock import Clock
 from perdure.base.errors import (
     ConflictError,
+    FencedError,
     PerdureError,
     StoreBrokenError,
     StoreError,
@@ -52,6 +53,7 @@ class Committer:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-committer")
         self._writing: GroupCommit | None = None
         self._stopping = False
+        self._life = 0  # how often it fell
         self.commits = 0
         self.turns = 0
 
@@ -71,6 +73,14 @@ class Committer:
             + (0 if writing is None else len(writing.held))
         ) < turns_max
 
+    def fall(self, error: Exception) -> None:
+        """This process may commit no longer what it has begun: break the commit that is filling up.
+        The one that is being written fails by itself, and then takes no later one with it."""
+        self._life += 1
+        commit, self._filling = self._filling, None
+        if commit is not None:
+            commit.break_with(error)
+
     async def stop(self) -> None:
         """Write what is left, then end."""
         self._stopping = True
@@ -86,9 +96,10 @@ class Committer:
                     return
                 continue
             await self._let_join(commit)
-            self._filling, self._writing = None, commit
-            await self._write(commit)
-            self._writing = None
+            if self._filling is commit:  # else it was broken meanwhile
+                self._filling, self._writing = None, commit
+                await self._write(commit, self._life)
+                self._writing = None
             if self._stopping:
                 self._wanted.set()
 
@@ -104,12 +115,12 @@ class Committer:
             if len(commit.held) == held:
                 return
 
-    async def _write(self, commit: GroupCommit) -> None:
+    async def _write(self, commit: GroupCommit, life: int) -> None:
         try:
             points.reach("before_commit")
             committed = await self._store.commit(commit.batch(self._clock.wall_ms()))
         except Exception as error:
-            self._fail(commit, error)
+            self._fail(commit, error, life)
             return
         self.commits += 1
         self.turns += len(commit.held)
@@ -143,14 +154,15 @@ class Committer:
                     ConflictError(f"{activation} was thrown away: what it did was refused")
                 )
 
-    def _fail(self, commit: GroupCommit, error: Exception) -> None:
+    def _fail(self, commit: GroupCommit, error: Exception, life: int) -> None:
         if not isinstance(error, PerdureError):
             log.exception("commit failed", exc_info=error)
             error = StoreError(f"the commit failed: {error}")
         else:
             log.error("commit failed", extra={"error": str(error), "kind": error.kind})
         lost = [commit]
-        if self._filling is not None:
+        is_late = life != self._life  # what is filling up builds on nothing of this one
+        if self._filling is not None and not is_late:
             lost.append(self._filling)
             self._filling = None
         for one in lost:
@@ -159,5 +171,5 @@ class Committer:
                     activation.kill(error)
         for one in lost:
             one.break_with(error)
-        if isinstance(error, StoreBrokenError):
+        if isinstance(error, StoreBrokenError | FencedError) and not is_late:
             self._on_broken(error)

@@ -253,6 +253,14 @@ class Forwarder:
                 self._forget(outgoing)
                 self._give(outgoing.turn, _late(outgoing))
 
+    def fall(self, error: Exception) -> None:
+        """Give up the calls that turns of this process made, for it owns their actors no longer:
+        whoever does may make them again."""
+        inner = [one for one in self._pending.values() if one.turn.parent is not None]
+        for outgoing in inner:
+            self._forget(outgoing)
+            self._give(outgoing.turn, error)
+
     def stop(self, error: Exception) -> None:
         """Give up what is not answered."""
         pending, self._pending = self._pending, {}

@@ -158,7 +158,9 @@ class Outbox:
         if changes != self._changes:
             return  # shards came or went meanwhile
         for stream, due_at_ms in streams:
-            if stream not in self._lines:
+            if (known := self._lines.get(stream)) is not None:
+                known.has_more = True  # perhaps: a hint may have been lost
+            else:
                 line = self._lines[stream] = _Line(stream)
                 self._park(line, (due_at_ms - self._clock.wall_ms()) / 1000)
         self._knows_all_lines |= len(streams) < _LINES_READ
@@ -167,6 +169,8 @@ class Outbox:
         """There are shards whose messages this process has not seen: look for them now."""
         self._changes += 1
         self._knows_all_lines = False
+        for line in self._lines.values():
+            line.has_more = True  # perhaps: its sender may be one that came here just now
         self._courier.spawn(self._look())
 
     def lost(self, shards: Container[int]) -> None:

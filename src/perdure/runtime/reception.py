@@ -29,6 +29,7 @@ from perdure.base.errors import (
     InterruptedCallError,
     LimitError,
     NotFoundError,
+    OutcomeUnknownError,
     OverloadedError,
     PerdureError,
 )
@@ -201,7 +202,8 @@ class Reception:
         try:
             known = answer_among(await self._host.find_answers(origin), origin[1])
         except PerdureError as error:
-            turn.fail(error)
+            # not the error itself: it would say that nothing was done
+            turn.fail(OutcomeUnknownError(f"{turn}: what became of it could not be read: {error}"))
             return
         if known is None:
             self._host.submit(actor_type, key, turn)

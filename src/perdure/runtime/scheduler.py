@@ -24,6 +24,7 @@ from perdure.base import points
 from perdure.base.clock import Clock, Handle
 from perdure.base.errors import FencedError, NotFoundError, PerdureError, StoreError
 from perdure.base.ids import new_id
+from perdure.base.shards import shard_of
 from perdure.runtime.outbox import Courier, backoff_s, dead_letter_of_timer, told_of
 from perdure.store.api import Store, Timer, TimerPlace
 
@@ -223,8 +224,8 @@ class Scheduler:
         """Try again later; after too many attempts leave a dead letter, and the timer is over."""
         if self._stopped:
             return
-        if isinstance(error, FencedError):
-            self.done()  # whoever owns the actor next reads it from the store
+        if isinstance(error, FencedError) and not self._owns(turn.timer):
+            self.done()  # whoever owns the actor now reads it from the store
             return
         limits = self._courier.limits
         is_ours = isinstance(error, PerdureError) and error.status == 503
@@ -239,6 +240,10 @@ class Scheduler:
             wait_ms = int(backoff_s(limits, attempts) * 1000)
             self._push(self._clock.wall_ms() + wait_ms, turn.timer, attempts)
         self.done()
+
+    def _owns(self, timer: Timer) -> bool:
+        owned = self._courier.owned
+        return owned is None or shard_of(timer.key) in owned
 
     def _give_up(self, turn: TimerTurn, attempts: int, told: str) -> None:
         activation, timer = turn.activation, turn.timer

@@ -84,6 +84,7 @@ class Station:
         self._clock = clock
         self._alone_since_s = -math.inf
         self._tells_map = False
+        self._map_frame = shard_map.to_frame(self.map)
         self._sweeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -124,16 +125,16 @@ class Station:
         self.forwarder.take_map(newer)
         self.watches.take_map(newer)
         if tell:
-            frame = shard_map.to_frame(newer)
+            self._map_frame = shard_map.to_frame(newer)
             for link in self.links.open_links():
-                link.send(frame)
+                link.send(self._map_frame)
 
     # -- the handler of the links ----------------------------------------------------------------
 
     def opened(self, link: Link) -> None:
         """A link is there."""
         if self._tells_map:
-            link.send(shard_map.to_frame(self.map))
+            link.send(self._map_frame)
         self.forwarder.send_waiting()
         self.watches.aim_all()
 
@@ -144,10 +145,8 @@ class Station:
             self.forwarder.received(frame)
         elif kind is Map:
             self._behind(frame.version)  # type: ignore[union-attr]
-            if not self._tells_map:
-                newer = shard_map.from_frame(frame)  # type: ignore[arg-type]
-                if newer.version > self.map.version:
-                    self.take_map(newer, tell=False)
+            if not self._tells_map and frame.version > self.map.version:  # type: ignore[union-attr]
+                self.take_map(shard_map.from_frame(frame), tell=False)  # type: ignore[arg-type]
         elif kind is Changed:
             self.watches.changed(frame)  # type: ignore[arg-type]
         elif self.reception is not None:

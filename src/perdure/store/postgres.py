@@ -74,13 +74,11 @@ class PostgresStore:
         self._requests = Coalescer(self._reader.find_requests, SESSIONS_MAX)
         self._tables: dict[str, Table] = {}
         self._unique_fields: dict[str, str] = {}
-        self._turn = asyncio.Lock()  # one commit at a time
         self._running: asyncio.Task[Committed] | None = None
         self.registry: Registry | None = PostgresRegistry(self._server)
 
     async def open(self, schemas: Iterable[ActorSchema]) -> None:
         schemas = list(schemas)
-        self._turn = asyncio.Lock()
         session = await self._server.connect()
         try:
             async with session.transaction(_OPEN_S), asyncio.timeout(_OPEN_S):
@@ -109,16 +107,25 @@ class PostgresStore:
         self._chain.close()
 
     def stand_on(self, incarnation: int) -> None:
+        # another chain: a commit that was begun before must never go by the new name
+        former, self._chain = self._chain, Chain(self._server, self._clock)
         self._chain.stand_on(incarnation)
+        former.end()
 
     # -- writing ---------------------------------------------------------------------------------
 
     async def commit(self, batch: Batch) -> Committed:
         # in a task of its own: whoever waits may be cancelled, the chain goes on
-        task = asyncio.get_running_loop().create_task(self._commit_in_turn(batch))
+        chain = self._chain
+        task = asyncio.get_running_loop().create_task(self._commit_in_turn(chain, batch))
         self._running = task
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                chain.is_left_open = True  # whoever reads next waits for its end
+            raise
 
     def _ended(self, task: "asyncio.Task[Committed]") -> None:
         if self._running is task:
@@ -126,16 +133,20 @@ class PostgresStore:
         if not task.cancelled():
             task.exception()  # seen, also when nobody waits for it any more
 
-    async def _commit_in_turn(self, batch: Batch) -> Committed:
+    async def _commit_in_turn(self, chain: Chain, batch: Batch) -> Committed:
         if len(batch.sent) > MESSAGES_MAX:
             raise StoreError(f"{len(batch.sent)} messages in one commit; {MESSAGES_MAX} fit")
         deadline_s = self._clock.monotonic_s() + COMMIT_S
-        async with self._turn:
-            if self._chain.is_in_doubt:
-                await self._chain.settle(deadline_s)
-            return await self._commit(batch, deadline_s)
+        async with chain.turn:
+            try:
+                if chain.is_in_doubt:
+                    await chain.settle(deadline_s)
+                return await self._commit(chain, batch, deadline_s)
+            finally:
+                if chain is not self._chain:
+                    chain.close()
 
-    async def _commit(self, batch: Batch, deadline_s: float) -> Committed:
+    async def _commit(self, chain: Chain, batch: Batch, deadline_s: float) -> Committed:
         try:
             made = statement(batch, self._tables)
         except KeyError as error:
@@ -144,23 +155,26 @@ class PostgresStore:
             return _PLAIN
         steps: Steps | None = None  # not None: the batch goes by those
         while True:
-            number = self._chain.begin()
-            session = await self._chain.session(deadline_s)
+            number = chain.begin()
+            session = await chain.session(deadline_s)
             left_s = deadline_s - self._clock.monotonic_s()
             if steps is not None or needs_steps(batch):
-                steps = self._steps(session, number, left_s)
-            self._chain.sent(number)
+                steps = self._steps(chain, session, number, left_s)
+            chain.sent(number)
             try:
                 if steps is None:
-                    block: int | None = await self._write(made, session, number, left_s)
+                    block: int | None = await self._write(chain, made, session, number, left_s)
                 else:
-                    block = await self._write_steps(steps, batch, session, number, left_s)
+                    block = await self._write_steps(chain, steps, batch, left_s)
             except (LostError, OSError):
-                block = await self._chain.settle(deadline_s)
+                block = await chain.settle(deadline_s)
+            except StoreError:
+                chain.failed()  # raised here, before COMMIT: nothing of it is there
+                raise
             except asyncpg.PostgresError as error:
-                self._chain.failed()
+                chain.failed()
                 if steps is None and self._is_refusal(error):
-                    steps = self._steps(session, number, left_s)  # they tell who is in the way
+                    steps = self._steps(chain, session, number, left_s)  # to see who is in the way
                 elif left_s > _RETRY_S and isinstance(error, _CURED_BY_REPEATING):
                     await self._clock.sleep(jittered(_RETRY_S))
                 else:
@@ -182,31 +196,31 @@ class PostgresStore:
             return ConflictError("the store holds another version than the one in memory")
         return self._server.error(error)
 
-    async def _write(self, made: Statement, session: Session, number: int, left_s: float) -> int:
+    async def _write(
+        self, chain: Chain, made: Statement, session: Session, number: int, left_s: float
+    ) -> int:
         """The batch in one statement; returns the block of its messages."""
-        made.values[:2] = (self._chain.incarnation, number)
+        made.values[:2] = (chain.incarnation, number)
         points.reach("after_begin")
         points.reach("before_fsync")
         rows = await session.run(made.sql, made.values, left_s)
         if not rows:
-            raise self._chain.fence()
-        self._chain.done(number)
+            raise chain.fence()
+        chain.done(number)
         points.reach("after_fsync")
         return int(rows[0][0])
 
-    def _steps(self, session: Session, number: int, left_s: float) -> Steps:
-        place = (self._chain.incarnation, number)
+    def _steps(self, chain: Chain, session: Session, number: int, left_s: float) -> Steps:
+        place = (chain.incarnation, number)
         return Steps(session, self._tables, self._unique_fields, place, left_s)
 
-    async def _write_steps(
-        self, steps: Steps, batch: Batch, session: Session, number: int, left_s: float
-    ) -> int:
+    async def _write_steps(self, chain: Chain, steps: Steps, batch: Batch, left_s: float) -> int:
         points.reach("after_begin")
-        async with session.transaction(left_s):
+        async with steps.session.transaction(left_s):
             if not await steps.write(batch):
-                raise self._chain.fence()
+                raise chain.fence()
             points.reach("before_fsync")
-        self._chain.done(number)
+        chain.done(steps.number)
         points.reach("after_fsync")
         return steps.block
 
@@ -222,10 +236,13 @@ class PostgresStore:
 
     async def _settle(self) -> None:
         """Find out first what became of a commit whose outcome is open."""
-        if self._chain.is_in_doubt:
-            async with self._turn:
-                if self._chain.is_in_doubt:
-                    await self._chain.settle(self._clock.monotonic_s() + COMMIT_S)
+        # not `is_in_doubt`, which every commit under way is: reads would wait for each of them
+        chain = self._chain
+        if chain.is_left_open:
+            async with chain.turn:  # in turn: all commits that were begun before have ended then
+                if chain.is_in_doubt:
+                    await chain.settle(self._clock.monotonic_s() + COMMIT_S)
+                chain.is_left_open = False
 
     # -- reading ---------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ Where there is no registry, a store stands on row 0, which it takes by raising i
 stood there before is fenced.
 """
 
+import asyncio
+
 from perdure.base.clock import Clock
 from perdure.base.errors import FencedError, OutcomeUnknownError
 from perdure.base.ids import jittered
@@ -55,21 +57,24 @@ class Chain:
     def __init__(self, server: Server, clock: Clock) -> None:
         self._server = server
         self._clock = clock
+        self.turn = asyncio.Lock()  # one commit at a time
         self._session: Session | None = None
         self._fenced: str | None = None
         self._doubt: int | None = None  # the number of a commit whose outcome is not known
+        self.is_left_open = False  # and somebody was told so, or is not waiting any more
         self.incarnation = ALONE
         self.number = 0  # of the last commit that is there
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether it is open what became of the last commit."""
+        """Whether it is open what became of the last commit: also while it is under way."""
         return self._doubt is not None
 
     def stand_on(self, incarnation: int, number: int = 0) -> None:
         """Commit on this row from now on, which has this number."""
         self.incarnation, self.number = incarnation, number
         self._fenced = self._doubt = None
+        self.is_left_open = False
 
     async def stand_alone(self, session: Session, timeout_s: float) -> None:
         """Take row 0 from whoever has it; within a transaction."""
@@ -79,6 +84,13 @@ class Chain:
     def adopt(self, session: Session) -> None:
         """Commit through this session."""
         self._session = session
+
+    def end(self) -> None:
+        """Begin no commit any more: this process has another name now. One that is under way goes
+        on, under the old one."""
+        self._fenced = f"incarnation {self.incarnation} has ended"
+        if not self.turn.locked():
+            self.close()
 
     def close(self) -> None:
         """Cut the connection."""
@@ -158,6 +170,7 @@ class Chain:
             else:
                 return self._settled(number, row)
             await self._clock.sleep(jittered(_RETRY_S))
+        self.is_left_open = True
         raise OutcomeUnknownError(
             f"{self._server.label}: whether commit {number} is there could not be found out: {why}"
         )

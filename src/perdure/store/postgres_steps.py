@@ -35,7 +35,8 @@ class Steps:
         place: tuple[int, int],  # incarnation and number
         timeout_s: float,
     ) -> None:
-        self._session = session
+        self.session = session
+        self.number = place[1]
         self._tables = tables
         self._unique_fields = unique_fields
         self._place = place
@@ -57,7 +58,7 @@ class Steps:
         gone = {(one.actor_type, one.key) for one in self.refused}
         rest = without(batch, gone)
         if rest.sent:
-            [[self.block]] = await self._session.step(_DRAW, self._place[:1], self._timeout_s)
+            [[self.block]] = await self.session.step(_DRAW, self._place[:1], self._timeout_s)
         await self._run(statement(rest, self._tables, takes_number=False))
         return True
 
@@ -82,35 +83,35 @@ class Steps:
 
     async def _write_group(self, group: Sequence[ActorWrite], at_ms: int) -> None:
         """One by one, to know whose value it is."""
-        await self._session.execute("SAVEPOINT one_group", self._timeout_s)
+        await self.session.execute("SAVEPOINT one_group", self._timeout_s)
         for culprit in group:
             field = await self._try([culprit], at_ms)
             if field is not None:
-                await self._session.execute("ROLLBACK TO one_group", self._timeout_s)
+                await self.session.execute("ROLLBACK TO one_group", self._timeout_s)
                 self.refused += (
                     Refusal(one.actor_type, one.key, field if one is culprit else "")
                     for one in group
                 )
                 break
-        await self._session.execute("RELEASE one_group", self._timeout_s)
+        await self.session.execute("RELEASE one_group", self._timeout_s)
 
     async def _try(self, writes: Sequence[ActorWrite], at_ms: int) -> str | None:
         """Make these writes, or none of them; returns the unique field that is in the way."""
-        await self._session.execute("SAVEPOINT try", self._timeout_s)
+        await self.session.execute("SAVEPOINT try", self._timeout_s)
         try:
             await self._run(statement(Batch(writes, [], at_ms), self._tables, takes_number=False))
         except asyncpg.UniqueViolationError as error:
             field = self._unique_fields.get(error.constraint_name or "")
             if field is None:
                 raise
-            await self._session.execute("ROLLBACK TO try; RELEASE try", self._timeout_s)
+            await self.session.execute("ROLLBACK TO try; RELEASE try", self._timeout_s)
             return field
-        await self._session.execute("RELEASE try", self._timeout_s)
+        await self.session.execute("RELEASE try", self._timeout_s)
         return None
 
     async def _run(self, made: Statement) -> list[Any]:
         made.values[:2] = self._place
-        return await self._session.step(made.sql, made.values, self._timeout_s)
+        return await self.session.step(made.sql, made.values, self._timeout_s)
 
     async def _refuse_conflicts(self, batch: Batch) -> None:
         """A conflict fails the whole batch, also one in what would be left out."""
@@ -120,10 +121,10 @@ class Steps:
         for name, some in by_type.items():
             values = ([one.key for one in some], [one.version - 1 for one in some])
             sql = _OTHER_VERSION.format(table=self._tables[name].sql_name)
-            if await self._session.step(sql, values, self._timeout_s):
+            if await self.session.step(sql, values, self._timeout_s):
                 raise ConflictError("the store holds another version than the one in memory")
         names = [(one.actor_type, one.key, one.request_id) for one in batch.requests]
-        if names and await self._session.step(
+        if names and await self.session.step(
             _ANSWERED, list(zip(*names, strict=True)), self._timeout_s
         ):
             raise ConflictError("a request was answered by somebody else")
