@@ -85,8 +85,9 @@ class Database:
 
     def __enter__(self) -> Self:
         try:
-            self._run("initdb", "-D", str(self.data), "-U", "perdure", "-A", "trust", "-N")
-            self._let_all_in()
+            if not self.data.exists():
+                self._run("initdb", "-D", str(self.data), "-U", "perdure", "-A", "trust", "-N")
+                self._let_all_in()
             self.start()
         except BaseException:
             self.close()
@@ -133,12 +134,11 @@ class Database:
     # -- replicas --------------------------------------------------------------------------------
 
     def replica(self, *, wrapper: Sequence[str] = ()) -> "Database":
-        """A running copy of this server that follows it, under the name `replica`."""
+        """A copy of this server, which follows it, as `replica`, once it is started."""
         copy = Database(host=self.host, wrapper=wrapper)
         try:
             source = f"host={self.host} port={self.port} user=perdure application_name=replica"
             copy._run("pg_basebackup", "-D", str(copy.data), "-R", "-c", "fast", "-d", source)
-            copy.start()
         except BaseException:
             copy.close()
             raise

@@ -55,7 +55,7 @@ def test_answers_of_the_database_are_lost(database: Database, tmp_path: Path) ->
     place = (database.host, database.port)
     with Proxy(place) as proxy, Cluster(tmp_path, database.url_by(proxy.address)) as cluster:
         cluster.add(2, web=1, state=1)
-        proxy.streams = _cutting(choices, faults, 4_000, 200_000)
+        proxy.streams = _cutting(choices, faults, 1_000, 3_000, 200_000)
         proxy.cut_all()
         with Load(cluster.addresses) as load:
             load.wait_for_more(ANSWERS, 300)

@@ -38,9 +38,9 @@ from perdure.store.postgres_batch import (
     needs_steps,
     statement,
 )
-from perdure.store.postgres_chain import COMMIT_S, Chain
+from perdure.store.postgres_chain import Chain
 from perdure.store.postgres_coalesce import Coalescer
-from perdure.store.postgres_link import LostError, Server, Session
+from perdure.store.postgres_link import COMMIT_S, LostError, Server, Session
 from perdure.store.postgres_reader import LONG_READ_S, SESSIONS_MAX, Reader
 from perdure.store.postgres_registry import PostgresRegistry
 from perdure.store.postgres_steps import Steps

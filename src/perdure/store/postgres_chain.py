@@ -36,7 +36,6 @@ from perdure.base.errors import FencedError, OutcomeUnknownError
 from perdure.base.ids import jittered
 from perdure.store.postgres_link import LostError, Server, Session, UnreachableStoreError
 
-COMMIT_S = 10.0  # the longest a commit may take, with all tries and questions
 ALONE = 0  # the incarnation of one that has no registry
 
 _RETRY_S = 0.02
@@ -128,24 +127,10 @@ class Chain:
         return FencedError(self._fenced)
 
     async def session(self, deadline_s: float) -> Session:
-        """The session to commit through. Raises UnreachableStoreError.
-
-        It waits for a database that went away until a commit that was begun then would have to end;
-        after that it says at once that there is none.
-        """
-        while True:
-            if self._session is not None and self._session.is_usable:
-                return self._session
-            now_s = self._clock.monotonic_s()
-            try:
-                self._session = await self._server.connect(max(deadline_s - now_s, 0.1))
-            except UnreachableStoreError:
-                now_s, away_s = self._clock.monotonic_s(), self._server.away_since_s
-                end_s = deadline_s if away_s is None else min(deadline_s, away_s + COMMIT_S)
-                wait_s = max(self._server.retry_in_s(), 0.0) + 0.001
-                if now_s + wait_s > end_s:
-                    raise
-                await self._clock.sleep(wait_s)
+        """The session to commit through. Raises UnreachableStoreError; see `Server.connect_by`."""
+        if self._session is None or not self._session.is_usable:
+            self._session = await self._server.connect_by(deadline_s)
+        return self._session
 
     # -- what became of a commit
 
