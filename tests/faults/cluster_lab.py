@@ -22,7 +22,8 @@ KEY = "0123456789abcdef0123456789abcdef"
 APP = Path(__file__).with_name("cluster_app.py").read_text()
 CALL_S = 35.0  # beyond the servers' own deadline for a call
 ENTRIES_MAX = 60  # of one list; then the clients begin another
-NO_EFFECT = {"overloaded", "unreachable"}
+NO_EFFECT = {"overloaded", "unreachable", "newer-state"}
+THINK_S = 0.01  # between an answer and the next call of a client: the machines share two cores
 
 Address = tuple[str, int]
 
@@ -49,20 +50,18 @@ class Machine(Supervised):
         folder.mkdir(exist_ok=True)
         self.number = number
         self.cluster = cluster or (f"127.0.0.{number + 10}", free_port())
-        self.again = lambda: Machine(
-            folder,
-            number,
-            store,
-            web=web,
-            state=state,
-            app=app,
-            source=source,
-            environment=environment,
-            host=host,
-            cluster=self.cluster,
-            advertise=advertise,
-            wrapper=wrapper,
-        )
+        self._how = {
+            "web": web,
+            "state": state,
+            "app": app,
+            "source": source,
+            "environment": environment,
+            "host": host,
+            "cluster": self.cluster,
+            "advertise": advertise,
+            "wrapper": wrapper,
+        }
+        self._store = store
         options = ["--store", store]
         if web is not None:
             options += ["--web", str(web), "--state", str(1 if state is None else state)]
@@ -74,6 +73,10 @@ class Machine(Supervised):
         paths = {"PYTHONPATH": str(source)} if source else {}
         named = {"PERDURE_CLUSTER_KEY": KEY, **paths, **(environment or {})}
         super().__init__(folder, app, named, options, host=host, wrapper=wrapper)
+
+    def again(self, **changes: Any) -> "Machine":
+        """Another start of the same machine, with these things changed."""
+        return Machine(self.folder, self.number, self._store, **{**self._how, **changes})
 
     @property
     def address(self) -> Address:
@@ -133,12 +136,12 @@ class Cluster:
         for machine in self.machines:
             machine.wait_served()
 
-    def replace(self, machine: Machine, again: Machine | None = None) -> Machine:
-        """Start a machine once more in the place of one that has ended."""
-        new = self._stack.enter_context(again or machine.again())
-        self.machines[self.machines.index(machine)] = new
-        new.wait_served()
-        return new
+    def restart(self, number: int, **changes: Any) -> None:
+        """Stop a machine in order, and start it once more with these things changed."""
+        machine = self.machines[number]
+        assert machine.stop() == 0, machine.log()
+        self.machines[number] = self._stack.enter_context(machine.again(**changes))
+        self.machines[number].wait_served()
 
     def addresses(self) -> list[Address]:
         """Where clients may go."""
@@ -338,6 +341,7 @@ class Load:
                     await self._view(caller, client, key)
                 else:
                     await self._append(caller, client, key, f"{client}.{count}", kind)
+                await asyncio.sleep(THINK_S)
 
     def _key(self, place: int) -> str:
         """The list that is in use at this place now."""

@@ -77,6 +77,10 @@ class History:
         """Whether a call that was made before then has no end yet."""
         return any(called_at < at_ns for called_at in list(self._open))
 
+    def has_waited(self, wait_s: float) -> bool:
+        """Whether a call has waited for so long, and still does."""
+        return self.waits_since_before(time.monotonic_ns() - int(wait_s * 1e9))
+
     def answered(self) -> list[Operation]:
         """All that got an answer."""
         return [
