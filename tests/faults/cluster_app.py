@@ -5,10 +5,24 @@ read was stale. Each entry names the process that took it, so that one can see w
 """
 
 import os
+import time
 
 from perdure import Actor, App, Limits, expose, read
+from perdure.base.clock import SystemClock
 
 PID = str(os.getpid())
+
+
+def set_clocks(ahead_s: float, rate: float) -> None:
+    """Let the clocks of this process be wrong: the wall's, and how fast the monotonic one runs."""
+    wall_ns, start_s = time.time_ns, time.monotonic()
+    time.time_ns = lambda: wall_ns() + int(ahead_s * 1e9)
+    runs = staticmethod(lambda: start_s + (time.monotonic() - start_s) * rate)
+    SystemClock.monotonic_s = runs  # type: ignore[assignment]
+
+
+if "JOURNAL_CLOCK" in os.environ:
+    set_clocks(*map(float, os.environ["JOURNAL_CLOCK"].split()))
 
 
 class Journal(Actor):

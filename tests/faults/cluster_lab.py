@@ -277,9 +277,28 @@ class Load:
         """Every list that was used, as it is now."""
         return self.in_place(self._read_all())
 
-    def owner_in_use(self, place: int) -> int:
-        """The pid of the process that owns the list that is in use at this place."""
-        return int(self.in_place(self._owner_of(self._key(place % self._lists))))
+    def list_of(self, pid: int) -> str:
+        """A list in use that this process owns, once there is one."""
+
+        def find() -> str:
+            keys = [self._key(place) for place in range(min(self._lists, 32))]
+            return next((key for key in keys if self.owner_of(key) == pid), "")
+
+        found: str = until(find, f"a list of process {pid}", 60)
+        return found
+
+    def owner_of(self, key: str) -> int:
+        """The pid of the process that owns a list; waits until one says so."""
+        return int(self.in_place(self._owner_of(key)))
+
+    def wait_for_owner(self, key: str, since_ns: int) -> float:
+        """Wait until a list is answered for, and all that waited for others; returns the longest
+        wait since then, in seconds."""
+        self.owner_of(key)
+        until_ns = self.history.now_ns()
+        until(lambda: not self.history.waits_since_before(until_ns), "answers", 60)
+        self.wait_for_more(20)
+        return self.history.slowest_s(since_ns)
 
     async def _owner_of(self, key: str) -> str:
         with closing(Caller(self._addresses, 0)) as caller:
@@ -330,11 +349,12 @@ class Load:
 
     async def _client(self, number: int) -> None:
         client = f"{self._name}.{number}"
+        stride = max(self._lists // self._clients, 1)
         with closing(Caller(self._addresses, number)) as caller:
             for count in range(1_000_000):
                 if self._over.is_set():
                     break
-                place = (number + count) % self._lists
+                place = (number * stride + count) % self._lists
                 key = self._key(place)
                 kind = ("keyed", "read", "unkeyed")[count % 3]
                 if kind == "read":

@@ -90,14 +90,12 @@ class History:
             if operation.returned_at is not None
         ]
 
-    def slowest_s(self, since_ns: int, until_ns: int | None = None) -> float:
-        """The longest wait of those that waited at `since_ns`, or were called before `until_ns`."""
+    def slowest_s(self, since_ns: int) -> float:
+        """The longest wait for an answer since then."""
         waits = [
             operation.returned_at - max(operation.called_at, since_ns)
             for operation in self.answered()
-            if operation.returned_at is not None
-            and operation.returned_at > since_ns
-            and (until_ns is None or operation.called_at < until_ns)
+            if operation.returned_at is not None and operation.returned_at > since_ns
         ]
         return max(waits, default=0) / 1e9
 

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.faults.cluster_lab import Load
 from tests.faults.far_cluster import FarCluster
 from tests.faults.lab import note
 from tests.faults.network import needs_network
@@ -34,13 +33,15 @@ def test_machines_are_cut_from_each_other_and_all_see_the_database(tmp_path: Pat
         before = _epochs(far)
         with far.load() as load:
             waits_s = {}
-            for shape, cuts in [*SHAPES.items()] * CUTS:
+            for shape, cuts in (
+                [*SHAPES.items()] * CUTS if IS_LONG else [("bridge", SHAPES["bridge"])]
+            ):
                 load.wait_for_more(60)
                 since_ns = load.history.now_ns()
                 for one, others, ways in cuts:
                     far.network.cut(one, *others, ways=ways)
                 until(lambda: load.history.has_waited(0.5), "calls that wait")
-                _let_pass(far, 1.5)
+                _let_pass(far, 1.5 if IS_LONG else 0.5)
                 far.network.heal()
                 healed_ns = load.history.now_ns()
                 until(lambda: not load.history.waits_since_before(healed_ns), "answers", 40)  # noqa: B023
@@ -52,7 +53,7 @@ def test_machines_are_cut_from_each_other_and_all_see_the_database(tmp_path: Pat
     told = ", ".join(f"{shape} {wait_s:.1f} s" for shape, wait_s in waits_s.items())
     note(
         "Machines cut from each other",
-        f"cuts between owners that all see the database: {', '.join(SHAPES)}; each {CUTS} times",
+        f"cuts between owners that all see the database: {', '.join(waits_s)}; each {CUTS} times",
         f"no error, no shard moved, longest waits: {told}; {checked}",
     )
 
@@ -72,13 +73,11 @@ def test_a_machine_is_cut_from_the_database_alone(tmp_path: Path) -> None:
             for _ in range(CUTS):
                 load.wait_for_more(60)
                 pid, before = victim.owner(), far.incarnation(victim)
-                until(lambda: pid in owners_in_use(load), "a list of the victim's", 60)  # noqa: B023
+                key = load.list_of(pid)
                 since_ns = load.history.now_ns()
                 far.network.cut("n3", "db")
                 until(lambda: far.incarnation(victim) != before, "a take-over", 30)  # noqa: B023
-                until(lambda: not load.history.waits_since_before(since_ns), "answers", 40)  # noqa: B023
-                load.wait_for_more(60)
-                waits_s.append(load.history.slowest_s(since_ns))
+                waits_s.append(load.wait_for_owner(key, since_ns))
                 far.network.heal()
                 far.wait_for_members(3)
             checked = load.check()
@@ -89,10 +88,6 @@ def test_a_machine_is_cut_from_the_database_alone(tmp_path: Path) -> None:
         f"no packet between an owner and the database, {CUTS} times; its callers still reach it",
         f"others answered after {max(waits_s):.1f} s at most, no error; {checked}",
     )
-
-
-def owners_in_use(load: Load) -> set[int]:
-    return {load.owner_in_use(place) for place in range(8)}
 
 
 def test_answers_never_arrive_and_then_the_connection_ends(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_three_machines_are_restarted_one_by_one_and_no_request_fails(
     database: Database, tmp_path: Path
 ) -> None:
     with Cluster(tmp_path, database.url) as cluster:
-        cluster.add(3, web=1, state=1)
+        cluster.add(3)
         with Load(cluster.addresses) as load:
             for _ in range(ROUNDS):
                 for number in range(3):
@@ -57,7 +57,7 @@ def test_two_releases_live_side_by_side_and_back(
     newer = {"source": _newer_source(tmp_path), "app": NEWER_APP if is_class_changed else APP}
     older = {"source": None, "app": APP}
     with Cluster(tmp_path, database.url) as cluster:
-        cluster.add(2, web=1, state=1)
+        cluster.add(2)
         with Load(cluster.addresses) as load:
             for _ in range(ROUNDS):
                 for number, changes in ((0, newer), (1, newer), (0, older), (1, older)):
