@@ -273,6 +273,17 @@ class Load:
         self.end()
         return self.history.check(self.states())
 
+    def append_to(self, key: str, entry: str) -> int:
+        """One keyed append beside the load; returns how long the list is then."""
+        return int(self.in_place(self._append_to(key, entry)))
+
+    async def _append_to(self, key: str, entry: str) -> int:
+        with closing(Caller(self._addresses, 0)) as caller:
+            path, body = f"/journal/{key}/append", {"entry": entry}
+            status, result = await _persist(caller, path, f"id-{entry}", body)
+            assert status == 200, result
+            return int(result)
+
     def states(self) -> dict[str, list[str]]:
         """Every list that was used, as it is now."""
         return self.in_place(self._read_all())

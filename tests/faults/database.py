@@ -133,11 +133,16 @@ class Database:
 
     # -- replicas --------------------------------------------------------------------------------
 
-    def replica(self, *, wrapper: Sequence[str] = ()) -> "Database":
-        """A copy of this server, which follows it, as `replica`, once it is started."""
-        copy = Database(host=self.host, wrapper=wrapper)
+    def replica(self, by: tuple[str, int] | None = None) -> "Database":
+        """A copy of this server, which follows it, as `replica`, once it is started.
+
+        Args:
+            by: the address of a proxy by which it does.
+        """
+        copy = Database(host=self.host)
         try:
-            source = f"host={self.host} port={self.port} user=perdure application_name=replica"
+            host, port = by or (self.host, self.port)
+            source = f"host={host} port={port} user=perdure application_name=replica"
             copy._run("pg_basebackup", "-D", str(copy.data), "-R", "-c", "fast", "-d", source)
         except BaseException:
             copy.close()
@@ -153,6 +158,12 @@ class Database:
                 lambda: self.asks("SELECT sync_state FROM pg_stat_replication") == "sync",
                 "a synchronous replica",
             )
+
+    def has_all_of(self, other: "Database") -> bool:
+        """Whether this replica has replayed what the other server has written so far."""
+        written = other.asks("SELECT pg_current_wal_lsn()::text")
+        sql = "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn"
+        return bool(self.asks(sql, written))
 
     def promote(self) -> None:
         """Make the replica a primary."""

@@ -77,3 +77,41 @@ def test_a_synchronous_replica_takes_over_and_nothing_is_lost(tmp_path: Path, wa
         f"nothing acknowledged was lost, errors: {errors or 'none'}, longest wait {wait_s:.1f} s;"
         f" {checked}",
     )
+
+
+@pytest.mark.parametrize("then", ["writes", "reads alone"])
+def test_a_replica_that_lags_takes_over_and_what_is_lost_stays_lost(
+    tmp_path: Path, then: str
+) -> None:
+    """Memory that is newer than the store is thrown away, and never comes back by a commit."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(Database())
+        wire = stack.enter_context(Proxy((primary.host, primary.port)))
+        replica = stack.enter_context(primary.replica(wire.address))
+        proxy = stack.enter_context(Proxy((primary.host, primary.port)))
+        cluster = stack.enter_context(Cluster(tmp_path, primary.url_by(proxy.address)))
+        cluster.add(2, web=1, state=1)
+        load = stack.enter_context(Load(cluster.addresses, name="before"))
+        load.wait_for_more(200)
+        load.end()
+        until(lambda: replica.has_all_of(primary), "the replica")
+        kept = load.states()
+        wire.close()
+        late = {key: load.append_to(key, f"lost-{key}") for key in kept}
+        assert all(load.states()[key] == [*kept[key], f"lost-{key}"] for key in kept)
+        primary.kill()
+        replica.promote()
+        proxy.target = (replica.host, replica.port)
+        proxy.cut_all()
+        if then == "writes":
+            for key in kept:
+                load.append_to(key, f"new-{key}")
+                kept[key].append(f"new-{key}")
+        until(lambda: load.states() == kept, f"the truth:\n{cluster.logs()}")
+        logs = cluster.logs()
+        assert "set back" in logs or "forgotten commits" in logs or "FencedError" in logs, logs
+    note(
+        f"Database failover, asynchronous, then {then}",
+        f"the replica had not got {len(late)} acknowledged commits when the primary was killed",
+        "memory was thrown away, the loss is in the log, and nothing lost came back",
+    )

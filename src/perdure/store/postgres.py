@@ -75,7 +75,9 @@ class PostgresStore:
         self._tables: dict[str, Table] = {}
         self._unique_fields: dict[str, str] = {}
         self._running: asyncio.Task[Committed] | None = None
-        self.registry: Registry | None = PostgresRegistry(self._server)
+        self.registry: Registry | None = PostgresRegistry(
+            self._server, lambda incarnation: self._chain.confirmed(incarnation)
+        )
 
     async def open(self, schemas: Iterable[ActorSchema]) -> None:
         schemas = list(schemas)
@@ -205,7 +207,8 @@ class PostgresStore:
         points.reach("before_fsync")
         rows = await session.run(made.sql, made.values, left_s)
         if not rows:
-            raise chain.fence()
+            async with session.transaction(left_s):
+                raise await chain.refused(session, left_s)
         chain.done(number)
         points.reach("after_fsync")
         return int(rows[0][0])
@@ -218,7 +221,7 @@ class PostgresStore:
         points.reach("after_begin")
         async with steps.session.transaction(left_s):
             if not await steps.write(batch):
-                raise chain.fence()
+                raise await chain.refused(steps.session, left_s)
             points.reach("before_fsync")
         chain.done(steps.number)
         points.reach("after_fsync")

@@ -41,6 +41,7 @@ ALONE = 0  # the incarnation of one that has no registry
 _RETRY_S = 0.02
 
 _READ = "SELECT commit_number, message_block FROM perdure_fence WHERE incarnation = $1 FOR UPDATE"
+_LOOK = "SELECT commit_number FROM perdure_fence WHERE incarnation = $1"
 _PASS_OVER = "UPDATE perdure_fence SET commit_number = $2 WHERE incarnation = $1"
 _TAKE = (
     "INSERT INTO perdure_fence (incarnation, commit_number) VALUES ($1, 0)"
@@ -113,6 +114,10 @@ class Chain:
         """It is there."""
         self.number, self._doubt = number, None
 
+    def confirmed(self, incarnation: int) -> int:
+        """The number of the last commit of this incarnation that is there."""
+        return self.number if incarnation == self.incarnation else 0
+
     def failed(self) -> None:
         """It is certainly not there, and never will be."""
         self._doubt = None
@@ -125,6 +130,20 @@ class Chain:
             "taken out of the members, or another process uses this database without a registry"
         )
         return FencedError(self._fenced)
+
+    async def refused(self, session: Session, timeout_s: float) -> FencedError:
+        """The same, and why; within a transaction."""
+        row = await session.step(_LOOK, (self.incarnation,), timeout_s)
+        if row and row[0][0] < self.number:
+            return self.fence(self._forgotten(row[0][0]))
+        return self.fence()
+
+    def _forgotten(self, found: int) -> str:
+        return (
+            f"{self._server.label} holds commit {found} of this process, which has made "
+            f"{self.number}: it has forgotten commits that it confirmed (a failover to a replica "
+            "that was behind?); what this process has in memory is of no use"
+        )
 
     async def session(self, deadline_s: float) -> Session:
         """The session to commit through. Raises UnreachableStoreError; see `Server.connect_by`."""
@@ -174,8 +193,4 @@ class Chain:
         if found in {number - 1, number + 1}:
             self.done(number + 1)  # a commit of nothing
             return None
-        raise self.fence(
-            f"{self._server.label} holds commit {found} of this process, which has made "
-            f"{number - 1}: it has forgotten commits that it confirmed (a failover to a replica "
-            "that was behind?); what this process has in memory is of no use"
-        )
+        raise self.fence(self._forgotten(found))
