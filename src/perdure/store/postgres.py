@@ -39,9 +39,9 @@ from perdure.store.postgres_batch import (
     needs_steps,
     statement,
 )
-from perdure.store.postgres_chain import COMMIT_S, Chain
+from perdure.store.postgres_chain import Chain
 from perdure.store.postgres_coalesce import Coalescer
-from perdure.store.postgres_link import LostError, Server, Session
+from perdure.store.postgres_link import COMMIT_S, LostError, Server, Session
 from perdure.store.postgres_reader import LONG_READ_S, SESSIONS_MAX, Reader
 from perdure.store.postgres_registry import PostgresRegistry
 from perdure.store.postgres_steps import Steps
@@ -76,7 +76,9 @@ class PostgresStore:
         self._tables: dict[str, Table] = {}
         self._unique_fields: dict[str, str] = {}
         self._running: asyncio.Task[Committed] | None = None
-        self.registry: Registry | None = PostgresRegistry(self._server)
+        self.registry: Registry | None = PostgresRegistry(
+            self._server, lambda incarnation: self._chain.confirmed(incarnation)
+        )
 
     async def open(self, schemas: Iterable[ActorSchema]) -> None:
         schemas = list(schemas)
@@ -212,7 +214,8 @@ class PostgresStore:
         points.reach("before_fsync")
         rows = await session.run(made.sql, made.values, left_s)
         if not rows:
-            raise chain.fence()
+            async with session.transaction(left_s):
+                raise await chain.refused(session, left_s)
         chain.done(number)
         points.reach("after_fsync")
         return int(rows[0][0])
@@ -225,7 +228,7 @@ class PostgresStore:
         points.reach("after_begin")
         async with steps.session.transaction(left_s):
             if not await steps.write(batch):
-                raise chain.fence()
+                raise await chain.refused(steps.session, left_s)
             points.reach("before_fsync")
         chain.done(steps.number)
         points.reach("after_fsync")

@@ -24,6 +24,7 @@ from perdure.base.clock import Clock
 from perdure.base.errors import StoreError, StoreFullError
 from perdure.base.ids import jittered
 
+COMMIT_S = 10.0  # the longest a commit may take, with all tries and questions
 CONNECT_S = 5.0  # the longest a connection may take to come about
 _BACKOFF_S = 0.05  # after the first failure; each later one doubles it
 _BACKOFF_MAX_S = 2.0
@@ -74,6 +75,24 @@ class Server:
             raise self._failed(str(error)) from error
         self._failures, self.away_since_s = 0, None
         return Session(connection, self)
+
+    async def connect_by(self, deadline_s: float) -> "Session":
+        """A new session, tried again and again until then. Raises UnreachableStoreError.
+
+        It waits for a database that went away until a commit that was begun then would have to end;
+        after that it says at once that there is none.
+        """
+        while True:
+            now_s = self._clock.monotonic_s()
+            try:
+                return await self.connect(max(deadline_s - now_s, 0.1))
+            except UnreachableStoreError:
+                now_s, away_s = self._clock.monotonic_s(), self.away_since_s
+                end_s = deadline_s if away_s is None else min(deadline_s, away_s + COMMIT_S)
+                wait_s = max(self.retry_in_s(), 0.0) + 0.001
+                if now_s + wait_s > end_s:
+                    raise
+                await self._clock.sleep(wait_s)
 
     def retry_in_s(self) -> float:
         """How long no new connection will be tried; not above 0: it would be."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import asyncpg
 
 from perdure.base.codec import decoder
-from perdure.base.errors import StoreError
+from perdure.base.errors import FencedError, StoreError
 from perdure.store.postgres_link import NAME, LostError, Server, Session
 from perdure.store.postgres_registry_tables import (
     CREATE,
@@ -37,8 +37,9 @@ _members = decoder(list[Member])
 class PostgresRegistry:
     """A `Registry` in the database of a store."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, confirmed: Callable[[int], int] = lambda _: 0) -> None:
         self._server = server
+        self._confirmed = confirmed  # the last commit of an incarnation that was said to be there
         self.session_lost: Callable[[], None] = lambda: None
 
     async def open(self, *, make_tables: bool = True) -> None:
@@ -83,7 +84,12 @@ class PostgresRegistry:
         known_version: int,
     ) -> View:
         arguments = (known_version, incarnation, state, lease_ttl_s)
+        confirmed = self._confirmed(incarnation)  # before asking: there may be more by the answer
         [row] = await self._looks.run(RENEW, *arguments)
+        if row[4] is not None and row[4] < confirmed:
+            raise FencedError(
+                f"{self._server.label} has forgotten commits that it confirmed: it was set back"
+            )
         if row[3]:
             return _view(row)
         sql = "SELECT perdure_set_state($1, $2, $3)"  # it has another state, or is no member
@@ -124,7 +130,7 @@ class PostgresRegistry:
 
 
 def _view(row: Any) -> View:
-    version, members, owners, _ = row
+    version, members, owners, *_ = row
     return View(version, _members.decode(members), owners)
 
 

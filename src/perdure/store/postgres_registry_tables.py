@@ -202,7 +202,8 @@ SELECT version, (
             coalesce(renewed.until, lease_until) - clock_timestamp()))::bigint
     ) ORDER BY incarnation), '[]')::text FROM perdure_member LEFT JOIN renewed USING (incarnation)
 ), CASE WHEN version <> $1 THEN (SELECT array_agg(owner ORDER BY shard) FROM perdure_shard) END,
-(SELECT count(*) FROM renewed)
+(SELECT count(*) FROM renewed),
+(SELECT commit_number FROM renewed JOIN perdure_fence USING (incarnation))
 FROM perdure_cluster
 """
 
