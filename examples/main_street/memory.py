@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from perdure import Actor, App
+from perdure import Actor, App, NotRunningError
 
 DEMO = os.environ.get("MAIN_STREET_DEMO") == "1"
 ROWS_SHOWN = 3
@@ -44,8 +44,12 @@ async def process() -> dict[str, Any]:
 
 
 async def shelves(app: App) -> list[dict[str, Any]]:
-    """All actor classes of the app, as they are in the store now."""
-    stored, awake = await app.store.actor_types(), app.awake()
+    """All actor classes of the app, as they are in the store now; none in a web process, which has
+    no store."""
+    try:
+        stored, awake = await app.store.actor_types(), app.awake()
+    except NotRunningError:
+        return []
     return [
         {
             "name": actor_type.actor_class.__name__,
