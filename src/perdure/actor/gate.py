@@ -92,6 +92,7 @@ class GroupCommit(OutputGate):
 
     __slots__ = (
         "at_ms",
+        "begun",
         "deferred",
         "entries",
         "links",
@@ -115,6 +116,7 @@ class GroupCommit(OutputGate):
         self.timers: dict[tuple[Activation, str], Timer | None] = {}
         self.entries: dict[tuple[Activation, EntryName], bytes | None] = {}
         self.origins: list[tuple[Activation, Origin, bytes | None]] = []  # of calls from elsewhere
+        self.begun: list[tuple[Activation, Turn]] = []  # by whose work here which turn has begun
         self.links: list[Sequence[Activation]] = []  # each becomes durable as one, or not at all
         self.outside: dict[Activation, int] = {}
         """Actors that another process may have written: they, and what is linked with them, are
@@ -125,13 +127,23 @@ class GroupCommit(OutputGate):
     def hold_written(self, turn: Turn, body: bytes) -> None:
         """Keep back the answer of a turn whose work is in this commit."""
         self.held.append((turn, body))
+        if turn.parent is not None and turn.request_id is None:
+            self.begun.append((turn.activation, turn.parent))
         if turn.origin is not None or turn.root is not None:
             self._remember(turn, body)
 
     def hold_begun(self, turn: Turn) -> None:
         """A turn has work in this commit and goes on."""
+        self.begun.append((turn.activation, turn))
         if turn.origin is not None or turn.root is not None:
             self._remember(turn, None)
+
+    def open(self) -> None:
+        """Let everything out; what goes on has begun, with all that waits for it."""
+        for activation, turn in self.begun:
+            if activation not in self._refused:
+                turn.has_begun()
+        super().open()
 
     def _remember(self, turn: Turn, body: bytes | None) -> None:
         """Let a call that came from another process find its answer if it comes again. With an
