@@ -2,10 +2,10 @@
 that another process may have written, and on another member."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
 
+import asyncpg
 import pytest
 
 from perdure.base.clock import SystemClock
@@ -14,7 +14,7 @@ from perdure.store.api import ActorSchema, ActorWrite, Answers, Batch, Standing,
 from perdure.store.memory import MemoryStore
 from perdure.store.memory_registry import MemoryRegistry
 from perdure.store.postgres import PostgresStore
-from perdure.store.postgres_steps import Steps
+from perdure.store.postgres_batch import statement
 from perdure.store.registry import Registry
 from perdure.testing import async_test
 from perdure.testing.postgres import fresh_database
@@ -107,37 +107,17 @@ async def test_a_write_that_yields_leaves_out_its_group_and_no_other(
 async def test_taking_a_member_out_waits_for_commits_that_rest_on_it() -> None:
     """In PostgreSQL: else its heir could load an actor before such a commit is there."""
     async with in_postgres() as (store, registry):
-        me, other = await _join(registry), await _join(registry)
-        store.stand_on(me)
-        leaving: list[asyncio.Task[None]] = []
-
-        async def leave() -> None:
-            leaving.append(asyncio.create_task(registry.leave(other)))
-            done, _ = await asyncio.wait(leaving, timeout=0.3)
-            assert not done
-
         assert isinstance(store, PostgresStore)
-        _before_the_end(store, leave)
+        me, other = await _join(registry), await _join(registry)
         batch = Batch([_write("a", 1, 1)], [], 1, standing=[Standing(other, 1)])
-        assert not (await store.commit(batch)).refused
-        await leaving[0]
+        made = statement(batch, store._tables)
+        made.values[:2] = (me, 1)
+        connection = await asyncpg.connect(store._server._url)
+        async with connection.transaction():
+            assert await connection.fetch(made.sql, *made.values)
+            leaving = asyncio.create_task(registry.leave(other))
+            done, _ = await asyncio.wait([leaving], timeout=0.3)
+            assert not done
+        await leaving
+        await connection.close()
         assert await _versions(store, "a") == [1]
-
-
-def _before_the_end(store: PostgresStore, hook: Callable[[], Awaitable[None]]) -> None:
-    """Do something while the transaction of a commit in steps is open."""
-    make = store._steps
-
-    def steps(*arguments: Any) -> Steps:
-        made = make(*arguments)
-        write = made.write
-
-        async def write_and_wait(batch: Batch) -> bool:
-            result = await write(batch)
-            await hook()
-            return result
-
-        made.write = write_and_wait  # type: ignore[method-assign]
-        return made
-
-    store._steps = steps  # type: ignore[method-assign]

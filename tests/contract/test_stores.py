@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from perdure.base.errors import ConflictError
+from perdure.base.errors import ConflictError, FencedError
 from perdure.base.shards import shard_of
 from perdure.store.api import (
     ActorSchema,
@@ -31,7 +31,9 @@ from perdure.store.api import (
     TimerPlace,
 )
 from perdure.store.memory import MemoryStore
+from perdure.store.postgres import PostgresStore
 from perdure.store.sqlite import SqliteStore
+from perdure.testing.postgres import fresh_database
 from perdure.testing.store_contract import StoreContract
 from perdure.testing.store_contract_base import (
     EMAIL,
@@ -404,12 +406,41 @@ class SqliteMachine(StoreMachine):
         shutil.rmtree(self.root)
 
 
+class PostgresMachine(StoreMachine):
+    """A restart may also be a crash: another store takes over from one that was not closed."""
+
+    def begin(self) -> None:
+        self.url = fresh_database()
+        self.store = PostgresStore(self.url)
+        self._run(self.store.open(SEARCHED))
+
+    def reopen(self) -> None:
+        self._run(self.store.close())
+        self.store = PostgresStore(self.url)
+        self._run(self.store.open(SEARCHED))
+
+    @rule()
+    def crash(self) -> None:
+        before, self.store = self.store, PostgresStore(self.url)
+        self._run(self.store.open(SEARCHED))
+        with pytest.raises(FencedError):
+            self._run(before.commit(batch(write("late", 1))))
+        self._run(before.close())
+
+
 TestMemoryMachine = MemoryMachine.TestCase
 TestMemoryMachine.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 TestSqliteMachine = SqliteMachine.TestCase
 TestSqliteMachine.settings = settings(
     max_examples=25,
     stateful_step_count=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(
+    max_examples=8,
+    stateful_step_count=12,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -84,13 +84,17 @@ class Supervised:
         app: str = APP,
         environment: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
+        *,
+        host: str = "127.0.0.1",
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self.host = host
         self.port = free_port()
         self._log = folder / "log.txt"
         (folder / "counter.py").write_text(app)
-        command = [sys.executable, "-c", "from perdure.cli import main; main()"]
-        command += ["run", "counter.py", "--listen", f"127.0.0.1:{self.port}", *options]
+        command = [*wrapper, sys.executable, "-c", "from perdure.cli import main; main()"]
+        command += ["run", "counter.py", "--listen", f"{host}:{self.port}", *options]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -169,7 +173,7 @@ class Supervised:
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, Any]:
         """One request on a connection of its own; raises OSError."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=WITHIN_S)
+        connection = HTTPConnection(self.host, self.port, timeout=WITHIN_S)
         try:
             connection.request(method, path, json.dumps(body) if body else None, headers or {})
             reply = connection.getresponse()

@@ -344,6 +344,7 @@ class Activation:
         lease_until_s = self._host.lease_until_s
         if lease_until_s != math.inf and self._host.now_s() >= lease_until_s:
             answer = FencedError(f"{turn}: the lease of this process is over")
+        points.reach("after_lease_check")
         if isinstance(answer, bytes):
             turn.succeed(answer)
         else:

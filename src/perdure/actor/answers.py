@@ -5,7 +5,6 @@ commit as one row, for calls that were sent again because their owner died: see 
 `None` in place of an answer says that something of the call was committed, but not its end.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,9 +14,9 @@ from perdure.actor.model import Actor
 from perdure.actor.turn import Turn
 from perdure.base.codec import encode
 from perdure.base.errors import RequestReusedError, UnencodableError
+from perdure.base.texts import holds_nul
 from perdure.store.api import Answers, RequestRecord
 
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # not a backslash, itself escaped, and u0000
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[tuple[int, bytes | None]]).decode
 
@@ -37,7 +36,7 @@ def read_back(turn: Turn, encoded: bytes) -> Actor:
     NUL in a text is refused whatever the store: PostgreSQL cannot hand it out as text, and so
     neither index it nor show it in a view.
     """
-    if b"\\u0000" in encoded and _NUL.search(encoded):
+    if holds_nul(encoded):
         raise UnencodableError(f"{turn} left a state with NUL in a text, which no store holds")
     try:
         return turn.activation.actor_type.decode_state(encoded)  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ import msgspec
 from perdure.actor.effects import put_entry
 from perdure.base.codec import encode
 from perdure.base.errors import InvalidKeyError, LimitError, UnencodableError
+from perdure.base.texts import unstorable
 
 if TYPE_CHECKING:
     from perdure.actor.activation import Activation
@@ -217,13 +218,9 @@ def int_of_entry(entry: str) -> int:
 
 def _checked(key: str, bytes_max: int) -> str:
     """Unlike keys of actors, which travel in paths, these are taken as they are: what was put in
-    comes out. NUL is refused because SQLite's own tools end a text there."""
-    if "\0" in key:
-        raise InvalidKeyError("the key of an entry holds a NUL character")
-    try:
-        size = len(key) if key.isascii() else len(key.encode())
-    except UnicodeEncodeError:
-        raise InvalidKeyError("the key of an entry holds a lone surrogate") from None
-    if size > bytes_max:
+    comes out."""
+    if what := unstorable(key):
+        raise InvalidKeyError(f"the key of an entry holds {what}")
+    if (size := len(key) if key.isascii() else len(key.encode())) > bytes_max:
         raise InvalidKeyError(f"the key of an entry has {size} bytes; at most {bytes_max} fit")
     return key

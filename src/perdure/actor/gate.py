@@ -93,6 +93,7 @@ class GroupCommit(OutputGate):
     __slots__ = (
         "at_ms",
         "begun",
+        "callers",
         "deferred",
         "entries",
         "links",
@@ -121,6 +122,8 @@ class GroupCommit(OutputGate):
         self.outside: dict[Activation, int] = {}
         """Actors that another process may have written: they, and what is linked with them, are
         left out then; with the incarnation of their owner, which must stand, or 0."""
+        self.callers: list[tuple[Activation, int]] = []
+        """Actors that were called from other processes, with incarnations that must stand."""
         self.at_ms = 0  # when it was handed to the store
         self.message_ids: Sequence[int] = ()  # of `sent`, once it is durable
 
@@ -129,12 +132,16 @@ class GroupCommit(OutputGate):
         self.held.append((turn, body))
         if turn.parent is not None and turn.request_id is None:
             self.begun.append((turn.activation, turn.parent))
+        if turn.standing:
+            self._rest_on(turn)
         if turn.origin is not None or turn.root is not None:
             self._remember(turn, body)
 
     def hold_begun(self, turn: Turn) -> None:
         """A turn has work in this commit and goes on."""
         self.begun.append((turn.activation, turn))
+        if turn.standing:
+            self._rest_on(turn)
         if turn.origin is not None or turn.root is not None:
             self._remember(turn, None)
 
@@ -144,6 +151,12 @@ class GroupCommit(OutputGate):
             if activation not in self._refused:
                 turn.has_begun()
         super().open()
+
+    def _rest_on(self, turn: Turn) -> None:
+        """Let the turn's work hold only if those who wait for it still own what waits: whoever
+        took it from them may run the caller again, and with it this call."""
+        self.links.append((turn.activation,))
+        self.callers += ((turn.activation, incarnation) for incarnation in turn.standing)
 
     def _remember(self, turn: Turn, body: bytes | None) -> None:
         """Let a call that came from another process find its answer if it comes again. With an
@@ -184,7 +197,8 @@ class GroupCommit(OutputGate):
         ]
         records = [record for _, record in self.records]
         answers = answers_of(self.origins, groups) if self.origins else ()
-        standing = [Standing(owner, groups[one]) for one, owner in outside.items() if owner]
+        owners = [*outside.items(), *self.callers]
+        standing = [Standing(owner, groups[one]) for one, owner in owners if owner]
         if not (self.sent or self.taken or self.deferred or self.timers or self.entries):
             return Batch(writes, records, at_ms, answers=answers, standing=standing)
         timers = self.timers
@@ -232,6 +246,7 @@ class GroupCommit(OutputGate):
         self.entries = {at: value for at, value in self.entries.items() if at[0] not in errors}
         self.origins = [item for item in self.origins if item[0] not in errors]
         self.outside = {one: owner for one, owner in self.outside.items() if one not in errors}
+        self.callers = [item for item in self.callers if item[0] not in errors]
 
 
 def linked(links: "Iterable[Sequence[Activation]]") -> "dict[Activation, int]":

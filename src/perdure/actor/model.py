@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import msgspec
 
-from perdure.base.errors import NotRunningError
+from perdure.base.errors import BadArgumentsError, NotRunningError
+from perdure.base.texts import unstorable
 
 if TYPE_CHECKING:
     from perdure.actor.messages import OutletSender
@@ -30,6 +31,10 @@ class Caller(msgspec.Struct, frozen=True):
 
     id: str
     claims: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if what := unstorable(self.id):
+            raise BadArgumentsError(f"the id of a caller holds {what}", "id")
 
 
 AccessRule = (

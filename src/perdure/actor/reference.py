@@ -10,6 +10,7 @@ from perdure.actor.messages import Teller
 from perdure.base.errors import BadArgumentsError, DefinitionError, NotRunningError
 from perdure.base.keys import normalize_key
 from perdure.base.limits import Limits
+from perdure.base.texts import unstorable
 from perdure.store.api import Query, StoredActor
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class Reference:
 
     def __init__(self, key: str, request_id: str | None = None) -> None:
         self._key = normalize_key(key)
-        if request_id is not None and "\0" in request_id:
-            raise BadArgumentsError("an idempotency key cannot hold NUL", "request_id")
+        if request_id is not None and (what := unstorable(request_id)):
+            raise BadArgumentsError(f"an idempotency key cannot hold {what}", "request_id")
         self._request_id = request_id
 
     @property

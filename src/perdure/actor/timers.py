@@ -16,6 +16,7 @@ import msgspec
 from perdure.actor.effects import effects_of
 from perdure.base.codec import encode
 from perdure.base.errors import BadArgumentsError, LimitError
+from perdure.base.texts import unstorable
 from perdure.store.api import Timer
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class Timers:
         method = activation.actor_type.methods.get(call)
         if method is None:
             raise BadArgumentsError(f"{turn}: this class has no method {call!r}", "call")
-        if "\0" in name:
-            raise BadArgumentsError(f"{turn}: the name of a timer cannot hold NUL", "name")
+        if what := unstorable(name):
+            raise BadArgumentsError(f"{turn}: the name of a timer cannot hold {what}", "name")
         shortest_s = activation.limits.timer_every_min_s
         if every is not None and every.total_seconds() < shortest_s:
             raise LimitError(f"{turn}: timer {name!r}: every is shorter than {shortest_s} s")

@@ -42,6 +42,7 @@ class Turn(msgspec.Struct, eq=False):
     origin: tuple[str, int] | None = None  # the process that sent it here, and its number there
     root: tuple[str, int] | None = None  # the origin of the call that this is a part of
     chain: Sequence[tuple[str, str]] = ()  # actors of other processes that wait for the answer
+    standing: Sequence[int] = ()  # the incarnations that own those: if one falls, this never was
 
     def __str__(self) -> str:
         return f"{self.method}({self.activation.key!r})" if self.activation else str(self.method)

@@ -1,7 +1,8 @@
 """Named points at which a test can make this process fail, on purpose and exactly there.
 
 `PERDURE_FAULT=before_commit:kill:3` kills the process with SIGKILL the third time it comes to
-`before_commit`. Actions: `kill`, `stop` (SIGSTOP: a frozen process), `raise` (an OSError, as a
+`before_commit`; with `3+` that is done every third time, which a stopped process can live to see.
+Actions: `kill`, `stop` (SIGSTOP: a frozen process), `raise` (an OSError, as a
 failing disk gives), `sleep` (0.2 s). Without the variable a point is one call that does nothing.
 """
 
@@ -23,15 +24,20 @@ EFFECT_POINTS = (
     "before_delivery",  # a message is about to be handed to its receiver, or to its outlet
     "before_fire",  # a timer is due and about to make its turn
 )
-POINTS = COMMIT_POINTS + EFFECT_POINTS
+CLUSTER_POINTS = (
+    "after_lease_check",  # an answer that rests on the lease alone may leave
+    "after_handover_closed",  # shards are closed, and about to be given away
+)
+POINTS = COMMIT_POINTS + EFFECT_POINTS + CLUSTER_POINTS
 
 
 class _Fault:
     def __init__(self, text: str) -> None:
         self.point, self.action, times = [*text.split(":"), "1", "1"][:3]
         if self.point not in POINTS or self.action not in {"kill", "stop", "raise", "sleep"}:
-            raise ValueError(f"PERDURE_FAULT={text!r}: want POINT:ACTION[:N], POINT of {POINTS}")
-        self.left = int(times)
+            raise ValueError(f"PERDURE_FAULT={text!r}: want POINT:ACTION[:N[+]], POINT of {POINTS}")
+        self.left = int(times.removesuffix("+"))
+        self.again = self.left if times.endswith("+") else 0
 
     def reach(self, point: str) -> None:
         if point != self.point:
@@ -39,6 +45,7 @@ class _Fault:
         self.left -= 1
         if self.left != 0:
             return
+        self.left = self.again
         if self.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.action == "stop":

@@ -6,6 +6,7 @@ import msgspec
 
 from perdure.base.codec import decoder, encode
 from perdure.base.keys import normalize_key
+from perdure.base.texts import holds_nul, unstorable
 from perdure.cli.state import KEY_BYTES_MAX
 from perdure.store.api import StoredActor, Timer
 
@@ -115,7 +116,7 @@ def read_line(line: bytes) -> Line:
     value = bytes(read.value)
     _value_decoder.decode(value)
     key = normalize_key(read.key, KEY_BYTES_MAX)
-    if "\0" in read.entry or len(read.entry.encode()) > KEY_BYTES_MAX:  # else taken as it is
+    if unstorable(read.entry) or len(read.entry.encode()) > KEY_BYTES_MAX:  # else taken as it is
         raise ValueError("the key of the entry is too long, or holds a NUL character")
     return ReadEntry(read.type, key, read.field, read.entry, value)
 
@@ -126,6 +127,8 @@ def _read_actor(read: ActorLine) -> tuple[str, StoredActor]:
         raise ValueError("created_at_ms is after updated_at_ms")
     state = bytes(read.state)
     _object_decoder.decode(state)
+    if holds_nul(state):
+        raise ValueError("the state holds a NUL character, which no store holds")
     key = normalize_key(read.key, KEY_BYTES_MAX)
     timers = tuple(_read_timer(read.type, key, timer) for timer in read.timers)
     if len({timer.name for timer in timers}) < len(timers):
@@ -137,6 +140,8 @@ def _read_actor(read: ActorLine) -> tuple[str, StoredActor]:
 def _read_timer(actor_type: str, key: str, read: TimerPart) -> Timer:
     if not read.method.isidentifier():
         raise ValueError(f"{read.method!r} cannot be the method of a timer")
+    if what := unstorable(read.name):
+        raise ValueError(f"the name of a timer holds {what}")
     arguments = bytes(read.arguments)
     _value_decoder.decode(arguments)
     due = (read.due_at_ms, read.method, arguments)

@@ -32,6 +32,7 @@ class Call(msgspec.Struct, array_like=True, tag=1):
     is_again: bool = False  # it was sent before, and not answered
     root: tuple[str, int] | None = None  # process and id of the call that all this began with
     chain: list[tuple[str, str]] = []  # actors that wait for the answer, outermost first
+    standing: list[int] = []  # the incarnations that own them, and must when this commits
     block: int = 0  # the id of the Open whose transaction it is part of
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
+from perdure.base import points
 from perdure.base.clock import Clock
 from perdure.base.errors import FencedError, StoreError
 from perdure.base.ids import jittered
@@ -70,6 +71,7 @@ class HandOvers:
             standing.owner.reopen(not_due)
         given = {shard: due[shard] for shard in closed if shard in due}
         if given:
+            points.reach("after_handover_closed")
             await self._give(incarnation, given)
         self._busy = (self._busy | portion) - closed
         return 0 if given else _AGAIN_S

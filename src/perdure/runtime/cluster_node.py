@@ -177,6 +177,8 @@ class ClusterNode(Node):
             parent.has_begun()
         held = [one.activation for one in parent.holders()]
         turn.chain = [*parent.chain, *((one.actor_type.name, one.key) for one in reversed(held))]
+        if self._membership is not None:
+            turn.standing = [*parent.standing, self._membership.incarnation]
         self._station.forwarder.submit(turn.method.actor_type, key, turn)
         return await turn.result(self._clock)
 
@@ -272,6 +274,8 @@ class ClusterNode(Node):
     def stand_on(self, incarnation: int) -> None:
         """Commit, and answer others, in the name of this incarnation."""
         self.store.stand_on(incarnation)
+        if self.store.registry is not None:
+            self.store.registry.stand_on(incarnation)
         self._station.be(incarnation)
 
     def map_changed(self, shard_map: ShardMap) -> None:

@@ -162,6 +162,7 @@ class Forwarder:
             turn.request_id,
             root=turn.root,
             chain=list(turn.chain),
+            standing=list(turn.standing),
         )
         outgoing = self._pending[call.id] = _Outgoing(actor_type, turn, call)
         if after_pause:

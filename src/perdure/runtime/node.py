@@ -215,7 +215,7 @@ class Node:
             return method.result_from_json(await turn.result(self._clock))
         # what this turn's actor did before must be durable before another can hear of it
         await parent.activation.durable()
-        turn.root, turn.chain = _root_of(parent), parent.chain
+        turn.root, turn.chain, turn.standing = _root_of(parent), parent.chain, parent.standing
         return method.result_from_json(await self._call_within(parent, key, turn))
 
     async def _call_within(self, parent: Turn, key: str, turn: LocalTurn) -> bytes:

@@ -184,6 +184,7 @@ class Reception:
             origin=None if method.read else origin,
             root=call.root,
             chain=call.chain,
+            standing=call.standing,
             reception=self,
             link=link,
             id=call.id,

@@ -61,6 +61,9 @@ class MemoryRegistry:
         self._version += 1
         return self._last
 
+    def stand_on(self, incarnation: int) -> None:
+        """Nothing: whoever made the registry says who is connected."""
+
     async def renew(
         self,
         incarnation: int,

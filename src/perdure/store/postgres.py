@@ -34,13 +34,14 @@ from perdure.store.postgres_batch import (
     MESSAGES_MAX,
     Statement,
     Table,
+    may_be_left_out,
     message_ids,
     needs_steps,
     statement,
 )
-from perdure.store.postgres_chain import COMMIT_S, Chain
+from perdure.store.postgres_chain import Chain
 from perdure.store.postgres_coalesce import Coalescer
-from perdure.store.postgres_link import LostError, Server, Session
+from perdure.store.postgres_link import COMMIT_S, LostError, Server, Session
 from perdure.store.postgres_reader import LONG_READ_S, SESSIONS_MAX, Reader
 from perdure.store.postgres_registry import PostgresRegistry
 from perdure.store.postgres_steps import Steps
@@ -75,7 +76,9 @@ class PostgresStore:
         self._tables: dict[str, Table] = {}
         self._unique_fields: dict[str, str] = {}
         self._running: asyncio.Task[Committed] | None = None
-        self.registry: Registry | None = PostgresRegistry(self._server)
+        self.registry: Registry | None = PostgresRegistry(
+            self._server, lambda incarnation: self._chain.confirmed(incarnation)
+        )
 
     async def open(self, schemas: Iterable[ActorSchema]) -> None:
         schemas = list(schemas)
@@ -157,15 +160,16 @@ class PostgresStore:
         while True:
             number = chain.begin()
             session = await chain.session(deadline_s)
-            left_s = deadline_s - self._clock.monotonic_s()
+            left_s = self._time_left(deadline_s)
             if steps is not None or needs_steps(batch):
                 steps = self._steps(chain, session, number, left_s)
             chain.sent(number)
             try:
-                if steps is None:
-                    block: int | None = await self._write(chain, made, session, number, left_s)
-                else:
-                    block = await self._write_steps(chain, steps, batch, left_s)
+                async with asyncio.timeout(left_s):  # for all of it: every step has as much
+                    if steps is None:
+                        block: int | None = await self._write(chain, made, session, number, left_s)
+                    else:
+                        block = await self._write_steps(chain, steps, batch, left_s)
             except (LostError, OSError):
                 block = await chain.settle(deadline_s)
             except StoreError:
@@ -173,7 +177,7 @@ class PostgresStore:
                 raise
             except asyncpg.PostgresError as error:
                 chain.failed()
-                if steps is None and self._is_refusal(error):
+                if steps is None and self._is_refusal(error, batch):
                     steps = self._steps(chain, session, number, left_s)  # to see who is in the way
                 elif left_s > _RETRY_S and isinstance(error, _CURED_BY_REPEATING):
                     await self._clock.sleep(jittered(_RETRY_S))
@@ -183,12 +187,17 @@ class PostgresStore:
             if block is not None:  # else it is not there and never will be: once more
                 return _committed(batch, block, steps)
 
-    def _is_refusal(self, error: asyncpg.PostgresError) -> bool:
-        """True if the value of a unique field is another actor's."""
-        return (
-            isinstance(error, asyncpg.UniqueViolationError)
-            and error.constraint_name in self._unique_fields
-        )
+    def _time_left(self, deadline_s: float) -> float:
+        left_s = deadline_s - self._clock.monotonic_s()
+        if left_s <= 0:
+            raise StoreError(f"{self._server.label}: the commits before this one took too long")
+        return left_s
+
+    def _is_refusal(self, error: asyncpg.PostgresError, batch: Batch) -> bool:
+        """True if only a part is in the way, such as a unique value that is another actor's."""
+        if isinstance(error, asyncpg.UniqueViolationError):
+            return error.constraint_name in self._unique_fields
+        return error.sqlstate == _CONFLICT and may_be_left_out(batch)
 
     def _error(self, error: asyncpg.PostgresError) -> StoreError:
         is_conflict = isinstance(error, asyncpg.UniqueViolationError)
@@ -205,7 +214,8 @@ class PostgresStore:
         points.reach("before_fsync")
         rows = await session.run(made.sql, made.values, left_s)
         if not rows:
-            raise chain.fence()
+            async with session.transaction(left_s):
+                raise await chain.refused(session, left_s)
         chain.done(number)
         points.reach("after_fsync")
         return int(rows[0][0])
@@ -218,7 +228,7 @@ class PostgresStore:
         points.reach("after_begin")
         async with steps.session.transaction(left_s):
             if not await steps.write(batch):
-                raise chain.fence()
+                raise await chain.refused(steps.session, left_s)
             points.reach("before_fsync")
         chain.done(steps.number)
         points.reach("after_fsync")

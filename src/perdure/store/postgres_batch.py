@@ -67,6 +67,9 @@ def statement(batch: Batch, tables: Mapping[str, Table], *, takes_number: bool =
         _add_timers(batch, shape, values)
     if batch.entries:
         _add_entries(batch.entries, shape, values)
+    if batch.standing:
+        shape.append(_OTHERS)
+        values.append(sorted({one.incarnation for one in batch.standing}))
     if batch.answers:
         shape.append(_ANSWERS)
         values += _columns([(a.gateway, a.first, a.last, a.body) for a in batch.answers])
@@ -74,16 +77,18 @@ def statement(batch: Batch, tables: Mapping[str, Table], *, takes_number: bool =
 
 
 def needs_steps(batch: Batch) -> bool:
-    """True if a row is meant twice: the actor goes, and something of it is set in one batch; or if
-    some of it may be left out since it belongs to others by now."""
-    if batch.standing or any(one.yields for one in batch.writes):
-        return True
+    """True if a row is meant twice: the actor goes, and something of it is set in one batch."""
     gone = {(one.actor_type, one.key) for one in batch.writes if one.state is None}
     if not gone:
         return False
     set_of = {(one.actor_type, one.key) for one in batch.timers}
     set_of |= {(one.actor_type, one.key) for one in batch.entries}
     return not gone.isdisjoint(set_of)
+
+
+def may_be_left_out(batch: Batch) -> bool:
+    """True if a conflict may be about a part that belongs to others by now, and not about all."""
+    return bool(batch.standing) or any(one.yields for one in batch.writes)
 
 
 def message_ids(block: int, count: int) -> range:
@@ -221,6 +226,7 @@ _TIMERS = _Part("timers")
 _ENTRIES_GONE = _Part("entries_gone")
 _ENTRIES = _Part("entries")
 _ANSWERS = _Part("answers")
+_OTHERS = _Part("others")
 _GONE = _Part("gone")
 
 # For each kind of part the types of its arrays, its SQL, and whether every row of the first array
@@ -252,6 +258,11 @@ _PARTS: dict[str, tuple[str, str, bool]] = {
         "text text",
         "DELETE FROM perdure_timer AS t USING {rows} WHERE t.actor_type = n.a AND t.key = n.b",
         False,
+    ),
+    "others": (  # taking a member out waits until this commit has ended
+        "bigint",
+        "SELECT 1 FROM perdure_fence AS t, {rows} WHERE t.incarnation = n.a FOR KEY SHARE OF t",
+        True,
     ),
     "requests": (
         "text text text bytea bytea",
@@ -347,7 +358,7 @@ def _sql(shape: tuple[_Part, ...], has_sent: bool, takes_number: bool) -> str:
             bits=BLOCK_BITS,
         )
         name = f"part_{len(made)}"
-        made.append(f"{name} AS ({filled} RETURNING 1)")
+        made.append(f"{name} AS ({filled}{'' if part is _OTHERS else ' RETURNING 1'})")
         if part.kind == "gone":
             filled = filled.replace("perdure_timer", "perdure_entry")
             made.append(f"{name}_entries AS ({filled} RETURNING 1)")

@@ -38,13 +38,13 @@ from perdure.base.ids import jittered
 from perdure.store.postgres_link import LostError, Server, Session, UnreachableStoreError
 from perdure.store.postgres_registry_tables import IS_THERE
 
-COMMIT_S = 10.0  # the longest a commit may take, with all tries and questions
 ALONE = 0  # the incarnation of one that is no member
 
 _RETRY_S = 0.02
 
 _READ = "SELECT commit_number, message_block FROM perdure_fence WHERE incarnation = $1 FOR UPDATE"
 _ANY_MEMBER = "SELECT 1 FROM perdure_member LIMIT 1"
+_LOOK = "SELECT commit_number FROM perdure_fence WHERE incarnation = $1"
 _PASS_OVER = "UPDATE perdure_fence SET commit_number = $2 WHERE incarnation = $1"
 _TAKE = (
     "INSERT INTO perdure_fence (incarnation, commit_number) VALUES ($1, 0)"
@@ -124,6 +124,10 @@ class Chain:
         """It is there."""
         self.number, self._doubt = number, None
 
+    def confirmed(self, incarnation: int) -> int:
+        """The number of the last commit of this incarnation that is there."""
+        return self.number if incarnation == self.incarnation else 0
+
     def failed(self) -> None:
         """It is certainly not there, and never will be."""
         self._doubt = None
@@ -137,25 +141,25 @@ class Chain:
         )
         return FencedError(self._fenced)
 
-    async def session(self, deadline_s: float) -> Session:
-        """The session to commit through. Raises UnreachableStoreError.
+    async def refused(self, session: Session, timeout_s: float) -> FencedError:
+        """The same, and why; within a transaction."""
+        row = await session.step(_LOOK, (self.incarnation,), timeout_s)
+        if row and row[0][0] < self.number:
+            return self.fence(self._forgotten(row[0][0]))
+        return self.fence()
 
-        It waits for a database that went away until a commit that was begun then would have to end;
-        after that it says at once that there is none.
-        """
-        while True:
-            if self._session is not None and self._session.is_usable:
-                return self._session
-            now_s = self._clock.monotonic_s()
-            try:
-                self._session = await self._server.connect(max(deadline_s - now_s, 0.1))
-            except UnreachableStoreError:
-                now_s, away_s = self._clock.monotonic_s(), self._server.away_since_s
-                end_s = deadline_s if away_s is None else min(deadline_s, away_s + COMMIT_S)
-                wait_s = max(self._server.retry_in_s(), 0.0) + 0.001
-                if now_s + wait_s > end_s:
-                    raise
-                await self._clock.sleep(wait_s)
+    def _forgotten(self, found: int) -> str:
+        return (
+            f"{self._server.label} holds commit {found} of this process, which has made "
+            f"{self.number}: it has forgotten commits that it confirmed (a failover to a replica "
+            "that was behind?); what this process has in memory is of no use"
+        )
+
+    async def session(self, deadline_s: float) -> Session:
+        """The session to commit through. Raises UnreachableStoreError; see `Server.connect_by`."""
+        if self._session is None or not self._session.is_usable:
+            self._session = await self._server.connect_by(deadline_s)
+        return self._session
 
     # -- what became of a commit
 
@@ -168,15 +172,15 @@ class Chain:
         while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
             try:
                 session = await self.session(deadline_s)
-                async with session.transaction(left_s):
+                async with asyncio.timeout(left_s), session.transaction(left_s):
                     row = await session.step(_READ, (self.incarnation,), left_s)
                     if row and row[0][0] == number - 1:
                         await session.step(_PASS_OVER, (self.incarnation, number + 1), left_s)
             except UnreachableStoreError as error:
                 why = str(error)
                 break
-            except LostError as error:
-                why = str(error)
+            except (LostError, TimeoutError) as error:
+                why = str(error) or "no answer"
             else:
                 return self._settled(number, row)
             await self._clock.sleep(jittered(_RETRY_S))
@@ -199,8 +203,4 @@ class Chain:
         if found in {number - 1, number + 1}:
             self.done(number + 1)  # a commit of nothing
             return None
-        raise self.fence(
-            f"{self._server.label} holds commit {found} of this process, which has made "
-            f"{number - 1}: it has forgotten commits that it confirmed (a failover to a replica "
-            "that was behind?); what this process has in memory is of no use"
-        )
+        raise self.fence(self._forgotten(found))

@@ -16,7 +16,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -42,14 +42,22 @@ _SETTINGS = {
 class EmbeddedServer:
     """The server in `directory`, which is made if it does not exist.
 
+    Whoever starts it may add to its settings; those who find it running get it as it is.
+
     `start` and `stop` block: call them in a thread where an event loop runs. Both may raise
     StoreError, with what the server's log says.
     """
 
-    def __init__(self, directory: Path | str, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path | str,
+        clock: Clock | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._directory = Path(directory).resolve()  # else two ways to it were two servers
         self._data = self._directory / "postgres"
         self._clock = clock or SystemClock()
+        self._settings = {**_SETTINGS, **(settings or {})}
         self._users = -1  # a descriptor that holds the shared lock
 
     @property
@@ -58,11 +66,12 @@ class EmbeddedServer:
         return f"postgresql://perdure@/postgres?host={quote(str(self._socket_directory), '')}"
 
     def start(self) -> None:
-        """Use the server, and start it if it does not run."""
+        """Use the server, and start it if it does not run (any more)."""
         versions = carried_versions()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._users = os.open(self._lock_path("users"), os.O_RDWR | os.O_CREAT, 0o600)
+            if self._users < 0:
+                self._users = os.open(self._lock_path("users"), os.O_RDWR | os.O_CREAT, 0o600)
             with self._my_turn():
                 fcntl.flock(self._users, fcntl.LOCK_SH)
                 self._programs = Programs(self._data, versions)
@@ -166,7 +175,7 @@ class EmbeddedServer:
         if _KERNEL_TELLS:  # then these are of one that is gone, see `_is_at_work`
             (self._data / "postmaster.pid").unlink(missing_ok=True)
             (self._socket_directory / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
-        options = [f"-c {name}={shlex.quote(value)}" for name, value in _SETTINGS.items()]
+        options = [f"-c {name}={shlex.quote(value)}" for name, value in self._settings.items()]
         options.append(f"-k {shlex.quote(str(self._socket_directory))}")
         arguments = ("-D", "postgres", "-l", "postgres/server.log", "-o", " ".join(options))
         try:

@@ -24,6 +24,7 @@ from perdure.base.clock import Clock
 from perdure.base.errors import StoreError, StoreFullError
 from perdure.base.ids import jittered
 
+COMMIT_S = 10.0  # the longest a commit may take, with all tries and questions
 CONNECT_S = 5.0  # the longest a connection may take to come about
 _BACKOFF_S = 0.05  # after the first failure; each later one doubles it
 _BACKOFF_MAX_S = 2.0
@@ -75,6 +76,24 @@ class Server:
         self._failures, self.away_since_s = 0, None
         return Session(connection, self)
 
+    async def connect_by(self, deadline_s: float) -> "Session":
+        """A new session, tried again and again until then. Raises UnreachableStoreError.
+
+        It waits for a database that went away until a commit that was begun then would have to end;
+        after that it says at once that there is none.
+        """
+        while True:
+            now_s = self._clock.monotonic_s()
+            try:
+                return await self.connect(max(deadline_s - now_s, 0.1))
+            except UnreachableStoreError:
+                now_s, away_s = self._clock.monotonic_s(), self.away_since_s
+                end_s = deadline_s if away_s is None else min(deadline_s, away_s + COMMIT_S)
+                wait_s = max(self.retry_in_s(), 0.0) + 0.001
+                if now_s + wait_s > end_s:
+                    raise
+                await self._clock.sleep(wait_s)
+
     def retry_in_s(self) -> float:
         """How long no new connection will be tried; not above 0: it would be."""
         return self._retry_at_s - self._clock.monotonic_s()
@@ -83,10 +102,26 @@ class Server:
         named = {"application_name": name}
         if not self.pooled:
             try:
-                return await self._open(timeout_s, named | _SETTINGS)
+                connection = await self._open(timeout_s, named | _SETTINGS)
             except asyncpg.ProtocolViolationError:
                 self.pooled = True  # PgBouncer: it takes no settings that it does not know
+            else:
+                await self._look_for_a_pooler(connection, timeout_s)
+                return connection
         return await self._open(timeout_s, named)
+
+    async def _look_for_a_pooler(self, connection: asyncpg.Connection, timeout_s: float) -> None:
+        """One that takes all settings still cannot tell clients the number of a server's process,
+        for that changes. Asked without a prepared statement, which would be more round trips."""
+        number = connection.get_server_pid()
+        try:
+            said = await connection.execute(
+                f"SELECT WHERE pg_backend_pid() = {number}", timeout=timeout_s
+            )
+        except BaseException:
+            connection.terminate()
+            raise
+        self.pooled = said != "SELECT 1"
 
     async def _open(self, timeout_s: float, settings: dict[str, str]) -> asyncpg.Connection:
         return await asyncpg.connect(

@@ -33,7 +33,9 @@ from perdure.store.postgres_tables import table_sql_name
 
 SESSIONS_MAX = 4
 READ_S = 5.0
+_TRIES_MAX = 3
 LONG_READ_S = 30.0  # counts and searches
+_GRACE_S = 0.1  # so that a connection that does not come about is known as that
 
 ROW = "key, state::text, version, created_at_ms, updated_at_ms, schema"
 _STREAM = "sender_type, sender_key, receiver_type, receiver_key"
@@ -235,27 +237,39 @@ class Reader:
         """One statement; returns its rows. One that writes may be run twice."""
         deadline_s = self._clock.monotonic_s() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._slots.acquire()
+            async with asyncio.timeout(timeout_s + _GRACE_S), self._slots:
+                return await self._run(sql, values, deadline_s)
         except TimeoutError:
-            raise StoreError(
-                f"{self._server.label}: no connection was free in {timeout_s} s"
-            ) from None
-        try:
-            try:
-                return await self._run_once(sql, values, deadline_s)
-            except LostError:
-                return await self._run_once(sql, values, deadline_s)
+            raise StoreError(f"{self._server.label} did not answer in {timeout_s:g} s") from None
         except LostError as error:
             raise StoreError(f"{self._server.label} did not answer: {error}") from error
         except asyncpg.PostgresError as error:
             raise self._server.error(error) from error
-        finally:
-            self._slots.release()
+
+    async def _run(self, sql: str, values: Sequence[Any], deadline_s: float) -> list[Any]:
+        """Several tries: after a restart of the database every idle connection is a broken one.
+
+        Not any number: it may be this statement that makes the server fall.
+        """
+        for tries_left in reversed(range(_TRIES_MAX)):
+            try:
+                return await self._run_once(sql, values, deadline_s)
+            except LostError:
+                if not tries_left or self._clock.monotonic_s() >= deadline_s:
+                    raise
+                self._drop_idle()
+        raise AssertionError("unreachable")
+
+    def _drop_idle(self) -> None:
+        idle, self._free = self._free, []
+        for session in idle:
+            session.drop()
 
     async def _run_once(self, sql: str, values: Sequence[Any], deadline_s: float) -> list[Any]:
-        left_s = max(deadline_s - self._clock.monotonic_s(), 0.1)
-        session = self._free.pop() if self._free else await self._server.connect(left_s)
+        left_s = deadline_s - self._clock.monotonic_s()
+        if left_s <= 0:
+            raise TimeoutError
+        session = self._free.pop() if self._free else await self._server.connect_by(deadline_s)
         self._used.add(session)
         try:
             return await session.run(sql, values, left_s)

@@ -13,13 +13,14 @@ from typing import Any, Literal
 import asyncpg
 
 from perdure.base.codec import decoder
-from perdure.base.errors import StoreError
+from perdure.base.errors import FencedError, StoreError
 from perdure.store.postgres_link import NAME, LostError, Server, Session
 from perdure.store.postgres_registry_tables import (
     CREATE,
     IS_THERE,
     LOCK_SCHEMA,
     LOCK_WAIT_S,
+    NO_SESSION,
     OTHER_CLUSTER,
     RENEW,
     VIEW,
@@ -36,8 +37,9 @@ _members = decoder(list[Member])
 class PostgresRegistry:
     """A `Registry` in the database of a store."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, confirmed: Callable[[int], int] = lambda _: 0) -> None:
         self._server = server
+        self._confirmed = confirmed  # the last commit of an incarnation that was said to be there
         self.session_lost: Callable[[], None] = lambda: None
 
     async def open(self, *, make_tables: bool = True) -> None:
@@ -66,9 +68,13 @@ class PostgresRegistry:
                 raise other_cluster(str(error.__cause__)) from None
             raise
         assert isinstance(incarnation, int)
+        if self._server.pooled:
+            await self._changes.run(NO_SESSION, incarnation)
+        return incarnation
+
+    def stand_on(self, incarnation: int) -> None:
         # renewals go by a session of this name, so while it renews the database has one
         self._looks.rename(f"{NAME}:{incarnation}")
-        return incarnation
 
     async def renew(
         self,
@@ -78,7 +84,12 @@ class PostgresRegistry:
         known_version: int,
     ) -> View:
         arguments = (known_version, incarnation, state, lease_ttl_s)
+        confirmed = self._confirmed(incarnation)  # before asking: there may be more by the answer
         [row] = await self._looks.run(RENEW, *arguments)
+        if row[4] is not None and row[4] < confirmed:
+            raise FencedError(
+                f"{self._server.label} has forgotten commits that it confirmed: it was set back"
+            )
         if row[3]:
             return _view(row)
         sql = "SELECT perdure_set_state($1, $2, $3)"  # it has another state, or is no member
@@ -94,7 +105,6 @@ class PostgresRegistry:
         self, victim: int, heirs: Mapping[int, int], *, seen_dead: bool
     ) -> View | None:
         sql = "SELECT perdure_take_over($1, $2, $3, $4)"
-        seen_dead &= not self._server.pooled  # a pooler's sessions say nothing about its clients
         if not await self._is_true(sql, victim, seen_dead, list(heirs), list(heirs.values())):
             return None
         return await self.view(_UNKNOWN)
@@ -120,7 +130,7 @@ class PostgresRegistry:
 
 
 def _view(row: Any) -> View:
-    version, members, owners, _ = row
+    version, members, owners, *_ = row
     return View(version, _members.decode(members), owners)
 
 

@@ -32,7 +32,8 @@ CREATE TABLE perdure_member (
     incarnation bigint PRIMARY KEY,
     name text NOT NULL, address text NOT NULL, release text NOT NULL, state text NOT NULL,
     asked_to_drain boolean NOT NULL DEFAULT false, key_fingerprint text NOT NULL,
-    lease_until timestamptz NOT NULL, joined_at timestamptz NOT NULL
+    lease_until timestamptz NOT NULL, joined_at timestamptz NOT NULL,
+    has_session boolean NOT NULL DEFAULT true  -- that ends with its process: not by a pooler
 ) WITH (fillfactor = 20);
 CREATE SEQUENCE perdure_incarnation;
 CREATE TABLE perdure_shard (
@@ -130,7 +131,7 @@ BEGIN
     PERFORM 1 FROM perdure_cluster FOR UPDATE;
     IF victim = 0 THEN RETURN perdure_give(0, shards, heirs); END IF;
     PERFORM 1 FROM perdure_member WHERE incarnation = victim AND (
-        lease_until < clock_timestamp() OR seen_dead AND NOT EXISTS (
+        lease_until < clock_timestamp() OR seen_dead AND has_session AND NOT EXISTS (
             SELECT FROM pg_stat_activity
             WHERE application_name = 'perdure:' || victim AND datname = current_database()
         )
@@ -187,6 +188,9 @@ CREATE = _TABLES + "".join(
     for part in (_JOIN, _SET_STATE, _GIVE, _REMOVE, _TAKE_OVER, _HAND_OVER, _ASK_TO_DRAIN, _LEAVE)
 )
 
+# Behind a pooler; its sessions say nothing about its clients.
+NO_SESSION = "UPDATE perdure_member SET has_session = false WHERE incarnation = $1"
+
 # -- looking around ------------------------------------------------------------------------------
 
 _VIEW = """
@@ -198,7 +202,8 @@ SELECT version, (
             coalesce(renewed.until, lease_until) - clock_timestamp()))::bigint
     ) ORDER BY incarnation), '[]')::text FROM perdure_member LEFT JOIN renewed USING (incarnation)
 ), CASE WHEN version <> $1 THEN (SELECT array_agg(owner ORDER BY shard) FROM perdure_shard) END,
-(SELECT count(*) FROM renewed)
+(SELECT count(*) FROM renewed),
+(SELECT commit_number FROM renewed JOIN perdure_fence USING (incarnation))
 FROM perdure_cluster
 """
 

@@ -197,4 +197,5 @@ def without(batch: Batch, actors: Collection[ActorName]) -> Batch:
         cancelled=[one for one in batch.cancelled if stays(one[0], one[1])],
         entries=[one for one in batch.entries if stays(one.actor_type, one.key)],
         answers=answers_without(batch, actors),
+        standing=(),  # those of what is left were locked before
     )

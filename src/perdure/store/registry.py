@@ -68,6 +68,11 @@ class Registry(Protocol):
         """
         ...
 
+    def stand_on(self, incarnation: int) -> None:
+        """Be this member for the database: from now on it shows others a session of that name, as
+        long as the member renews its lease."""
+        ...
+
     async def renew(
         self,
         incarnation: int,

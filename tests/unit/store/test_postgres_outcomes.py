@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from perdure.base.errors import FencedError, OutcomeUnknownError
-from perdure.store import postgres_chain
+from perdure.store import postgres_link
 from perdure.store.postgres import PostgresStore
 from perdure.store.postgres_link import LostError, Session
 from perdure.testing.postgres import fresh_database
@@ -97,7 +97,7 @@ def test_what_is_left_open_is_settled_before_the_next_read(
         with pytest.raises(OutcomeUnknownError):
             await store.commit(batch(write("a", 1)))
         assert store._chain.is_left_open
-        monkeypatch.setattr("perdure.store.postgres.COMMIT_S", postgres_chain.COMMIT_S)
+        monkeypatch.setattr("perdure.store.postgres.COMMIT_S", postgres_link.COMMIT_S)
         found = await store.load("cart", "a")
         assert found is not None
         assert not store._chain.is_left_open

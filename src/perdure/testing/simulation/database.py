@@ -56,8 +56,8 @@ class SimulatedDatabase:
 
     def __init__(self, loop: SeededLoop, trace: Trace) -> None:
         self.process = SimulatedProcess(loop, "database")
-        self.store = MemoryStore()
         self.registry = MemoryRegistry(SimulatedClock(self.process), self._has_session)
+        self.store = MemoryStore(lambda incarnation: not self.registry.is_fenced(incarnation))
         self.weather = Weather()
         self.log = OwnershipLog()
         self.commits = 0
@@ -359,6 +359,9 @@ class SimulatedRegistry:
 
     async def close(self) -> None:
         """Memberships stay."""
+
+    def stand_on(self, incarnation: int) -> None:
+        """Nothing: the session that others see is that of the store."""
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         """Every other method is one exchange."""

@@ -1,0 +1,113 @@
+"""The network between machines is cut (scenarios 13, 15, 16): nobody is told, packets just end."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.faults.far_cluster import FarCluster
+from tests.faults.lab import note
+from tests.faults.network import needs_network
+from tests.faults.supervised import until
+
+pytestmark = [pytest.mark.faults, needs_network]
+
+CUTS = int(os.environ.get("PERDURE_CUTS", "1"))
+IS_LONG = CUTS >= 10
+LEASE_S = 3.0
+SHAPES = {
+    "whole": [("n3", ("n1", "n2"), 2)],
+    "one-way": [("n3", ("n1", "n2"), 1)],
+    "bridge": [("n3", ("n1",), 2)],  # n2 sees both
+    "all apart": [("n3", ("n1", "n2"), 2), ("n1", ("n2",), 2)],
+}
+
+
+def _epochs(far: FarCluster) -> int:
+    """How often shards have got another owner, all in all."""
+    return int(far.database.asks("SELECT sum(epoch) FROM perdure_shard"))
+
+
+def test_machines_are_cut_from_each_other_and_all_see_the_database(tmp_path: Path) -> None:
+    with FarCluster(tmp_path) as far:
+        before = _epochs(far)
+        with far.load() as load:
+            waits_s = {}
+            for shape, cuts in (
+                [*SHAPES.items()] * CUTS if IS_LONG else [("bridge", SHAPES["bridge"])]
+            ):
+                load.wait_for_more(60)
+                since_ns = load.history.now_ns()
+                for one, others, ways in cuts:
+                    far.network.cut(one, *others, ways=ways)
+                until(lambda: load.history.has_waited(0.5), "calls that wait")
+                _let_pass(far, 1.5 if IS_LONG else 0.5)
+                far.network.heal()
+                healed_ns = load.history.now_ns()
+                until(lambda: not load.history.waits_since_before(healed_ns), "answers", 40)  # noqa: B023
+                load.wait_for_more(60)
+                waits_s[shape] = load.history.slowest_s(since_ns)
+            checked = load.check()
+        assert not load.history.errors, far.cluster.logs()
+        assert _epochs(far) == before
+    told = ", ".join(f"{shape} {wait_s:.1f} s" for shape, wait_s in waits_s.items())
+    note(
+        "Machines cut from each other",
+        f"cuts between owners that all see the database: {', '.join(waits_s)}; each {CUTS} times",
+        f"no error, no shard moved, longest waits: {told}; {checked}",
+    )
+
+
+def _let_pass(far: FarCluster, leases: float) -> None:
+    """Wait until the database has given so many leases more to somebody."""
+    sql = "SELECT extract(epoch FROM clock_timestamp())::float8"
+    end_s = far.database.asks(sql) + leases * LEASE_S
+    until(lambda: far.database.asks(sql) >= end_s, "time to pass")
+
+
+def test_a_machine_is_cut_from_the_database_alone(tmp_path: Path) -> None:
+    waits_s = []
+    with FarCluster(tmp_path) as far:
+        victim = far.machines[2]
+        with far.load() as load:
+            for _ in range(CUTS):
+                load.wait_for_more(60)
+                pid, before = victim.owner(), far.incarnation(victim)
+                key = load.list_of(pid)
+                since_ns = load.history.now_ns()
+                far.network.cut("n3", "db")
+                until(lambda: far.incarnation(victim) != before, "a take-over", 30)  # noqa: B023
+                waits_s.append(load.wait_for_owner(key, since_ns))
+                far.network.heal()
+                far.wait_for_members(3)
+            checked = load.check()
+        assert not load.history.errors, far.cluster.logs()
+    assert max(waits_s) < LEASE_S + 2 + (0 if IS_LONG else 5), waits_s
+    note(
+        "A machine cut from the database alone",
+        f"no packet between an owner and the database, {CUTS} times; its callers still reach it",
+        f"others answered after {max(waits_s):.1f} s at most, no error; {checked}",
+    )
+
+
+def test_answers_never_arrive_and_then_the_connection_ends(tmp_path: Path) -> None:
+    """Between a client and its machine; the calls have come about."""
+    with FarCluster(tmp_path) as far:
+        with far.load() as load:
+            for host in ("n1", "n2") * CUTS:
+                load.wait_for_more(60)
+                far.network.cut(host, "c1", ways=1)
+                until(lambda: load.history.has_waited(0.5), "calls that wait")
+                load.wait_for_more(60)  # of the other machine
+                with ExitStack() as stack:
+                    stack.callback(far.network.heal)
+                    far.network.close_sockets("c1", "dst", far.network.address(host))
+                load.wait_for_more(60)
+            checked = load.check()
+        again = load.history.errors["keyed again"] + load.history.errors["read again"]
+    assert again > 0
+    note(
+        "Answers to clients are lost",
+        f"no packet from a machine to its clients, then their sockets end, {2 * CUTS} times",
+        f"{again} keyed calls and reads sent again, once done; {checked}",
+    )

@@ -1,0 +1,84 @@
+"""New code comes while callers are there (scenarios 22 and 23): machine by machine, and back."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.faults.cluster_lab import APP, Cluster, Load, errors_of
+from tests.faults.database import Database
+from tests.faults.lab import note
+
+pytestmark = pytest.mark.faults
+
+ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
+SOURCE = Path(__file__).parents[2] / "src"
+NEWER_APP = APP.replace(
+    "    owners: list[str] = []\n", "    owners: list[str] = []\n    note: str = 'new'\n"
+)
+
+
+def test_three_machines_are_restarted_one_by_one_and_no_request_fails(
+    database: Database, tmp_path: Path
+) -> None:
+    with Cluster(tmp_path, database.url) as cluster:
+        cluster.add(3)
+        with Load(cluster.addresses) as load:
+            for _ in range(ROUNDS):
+                for number in range(3):
+                    load.wait_for_more(100)
+                    cluster.restart(number)
+            load.wait_for_more(100)
+            checked = load.check()
+        assert not load.history.errors, f"{load.history.errors}\n{cluster.logs()}"
+        slowest_s = load.history.slowest_s(0)
+    note(
+        "Rolling restart",
+        f"SIGTERM to one of three machines after the other, under load, {ROUNDS} times",
+        f"no request failed, keyed or not; longest wait {slowest_s:.2f} s; {checked}",
+    )
+
+
+def _newer_source(folder: Path) -> Path:
+    """The source as a later release may be: it speaks one more version of the wire."""
+    newer = folder / "newer"
+    shutil.copytree(SOURCE / "perdure", newer / "perdure", ignore=shutil.ignore_patterns("*.pyc"))
+    frames = newer / "perdure" / "cluster" / "frames.py"
+    text = frames.read_text()
+    assert text.count("\nVERSION = 1\n") == 1
+    frames.write_text(text.replace("\nVERSION = 1\n", "\nVERSION = 2\n"))
+    return newer
+
+
+@pytest.mark.parametrize("is_class_changed", [False, True], ids=["release", "class"])
+def test_two_releases_live_side_by_side_and_back(
+    database: Database, tmp_path: Path, is_class_changed: bool
+) -> None:
+    newer = {"source": _newer_source(tmp_path), "app": NEWER_APP if is_class_changed else APP}
+    older = {"source": None, "app": APP}
+    with Cluster(tmp_path, database.url) as cluster:
+        cluster.add(2)
+        with Load(cluster.addresses) as load:
+            for _ in range(ROUNDS):
+                for number, changes in ((0, newer), (1, newer), (0, older), (1, older)):
+                    load.wait_for_more(100)
+                    cluster.restart(number, **changes)
+            load.wait_for_more(100)
+            checked = load.check()
+        errors = errors_of(load.history, "keyed", "unkeyed", "read")
+        if is_class_changed:  # the older class reads what the newer one wrote
+            assert {one.partition(" ")[2] for one in errors} <= {"503 newer-state"}, errors
+            assert not errors_of(load.history, "read")
+        else:
+            assert not load.history.errors, f"{load.history.errors}\n{cluster.logs()}"
+    note(
+        "Two releases side by side, and back"
+        + (", a field more in the newer class" if is_class_changed else ", wire versions 1 and 2"),
+        f"two machines under load replaced by a newer release and back, {ROUNDS} times",
+        (
+            f"{sum(errors.values())} writes refused (newer-state), no other error"
+            if errors
+            else "no error"
+        )
+        + f"; {checked}",
+    )
