@@ -92,6 +92,7 @@ class GroupCommit(OutputGate):
 
     __slots__ = (
         "at_ms",
+        "begun",
         "callers",
         "deferred",
         "entries",
@@ -116,6 +117,7 @@ class GroupCommit(OutputGate):
         self.timers: dict[tuple[Activation, str], Timer | None] = {}
         self.entries: dict[tuple[Activation, EntryName], bytes | None] = {}
         self.origins: list[tuple[Activation, Origin, bytes | None]] = []  # of calls from elsewhere
+        self.begun: list[tuple[Activation, Turn]] = []  # by whose work here which turn has begun
         self.links: list[Sequence[Activation]] = []  # each becomes durable as one, or not at all
         self.outside: dict[Activation, int] = {}
         """Actors that another process may have written: they, and what is linked with them, are
@@ -128,6 +130,8 @@ class GroupCommit(OutputGate):
     def hold_written(self, turn: Turn, body: bytes) -> None:
         """Keep back the answer of a turn whose work is in this commit."""
         self.held.append((turn, body))
+        if turn.parent is not None and turn.request_id is None:
+            self.begun.append((turn.activation, turn.parent))
         if turn.standing:
             self._rest_on(turn)
         if turn.origin is not None or turn.root is not None:
@@ -135,10 +139,18 @@ class GroupCommit(OutputGate):
 
     def hold_begun(self, turn: Turn) -> None:
         """A turn has work in this commit and goes on."""
+        self.begun.append((turn.activation, turn))
         if turn.standing:
             self._rest_on(turn)
         if turn.origin is not None or turn.root is not None:
             self._remember(turn, None)
+
+    def open(self) -> None:
+        """Let everything out; what goes on has begun, with all that waits for it."""
+        for activation, turn in self.begun:
+            if activation not in self._refused:
+                turn.has_begun()
+        super().open()
 
     def _rest_on(self, turn: Turn) -> None:
         """Let the turn's work hold only if those who wait for it still own what waits: whoever

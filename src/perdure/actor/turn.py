@@ -37,6 +37,7 @@ class Turn(msgspec.Struct, eq=False):
     effects: Effects | None = None
     transaction: "Transaction | None" = None  # that its calls take part in
     finished: bool = False
+    is_begun: bool = False  # see `has_begun`
     replayed: bool = False  # the answer is that of an earlier call with the same request_id
     origin: tuple[str, int] | None = None  # the process that sent it here, and its number there
     root: tuple[str, int] | None = None  # the origin of the call that this is a part of
@@ -51,6 +52,14 @@ class Turn(msgspec.Struct, eq=False):
         self.activation = None  # type: ignore[assignment]
         self.waits_for = self.effects = self.transaction = None
         self.finished = self.replayed = False
+
+    def has_begun(self) -> None:
+        """Something of it is durable, or may be, and so of all that waits for it: it must not be
+        run again, unless it has an idempotency key."""
+        turn: Turn | None = self
+        while turn is not None and not turn.is_begun:
+            turn.is_begun = True
+            turn = turn.parent
 
     def begin(self) -> bool:
         """Of a delivery: put what it consumes into its effects; False if it is not wanted now."""

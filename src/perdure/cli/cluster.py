@@ -63,8 +63,9 @@ def show(url: str, console: Console) -> None:
         print_columns(console, rows, names)
         console.print()
     without = overview.shards_without_owner
+    members = "1 member" if len(rows) == 1 else f"{len(rows)} members"
     console.print(
-        f"{len(rows)} member{'' if len(rows) == 1 else 's'}, version {overview.version} of the map, "
+        f"{members}, version {overview.version} of the map, "
         f"{without:,} of {overview.shards:,} shards without an owner"
     )
 

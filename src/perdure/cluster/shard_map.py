@@ -64,10 +64,10 @@ def from_frame(frame: Map) -> ShardMap:
         count = len(Member.__struct_fields__)  # a newer release may know more of them
         members = [Member(*msgspec.convert(values, list)[:count]) for values in frame.members]
         members = [msgspec.convert(msgspec.to_builtins(member), Member) for member in members]
-        owners = [
+        owners = tuple(
             NOBODY if place == _NO_PLACE else members[place].incarnation
             for place in _PLACES.unpack(frame.owners)
-        ]
+        )
     except (TypeError, IndexError, struct.error, msgspec.ValidationError) as error:
         raise ValueError(f"not a shard map: {error}") from None
     return ShardMap(frame.version, {one.incarnation: one for one in members}, owners)

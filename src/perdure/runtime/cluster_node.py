@@ -22,7 +22,7 @@ from perdure.actor.locks import LockTurn
 from perdure.actor.methods import ActorType
 from perdure.actor.turn import Turn
 from perdure.base.clock import Clock
-from perdure.base.errors import FencedError, StoreError
+from perdure.base.errors import FencedError, InterruptedCallError, StoreError
 from perdure.base.limits import Limits
 from perdure.base.shards import SHARDS
 from perdure.cluster.handshake import fingerprint_of
@@ -173,6 +173,8 @@ class ClusterNode(Node):
         if self.now_s() >= self.lease_until_s:
             # whoever owns the caller next may run it again, from its begin
             raise FencedError(f"{parent}: the lease of this process is over")
+        if not turn.method.read and turn.request_id is None:
+            parent.has_begun()
         held = [one.activation for one in parent.holders()]
         turn.chain = [*parent.chain, *((one.actor_type.name, one.key) for one in reversed(held))]
         if self._membership is not None:
@@ -198,9 +200,12 @@ class ClusterNode(Node):
             self.spawn(self._reception.run_once(actor_type, key, turn, origin))
 
     def takes_again(self, turn: Turn, error: BaseException) -> bool:
-        """Send a turn that was fenced off to the new owner: it has had no effect."""
-        if not isinstance(error, FencedError) or not self._running:
+        """Send a turn that was fenced off to the new owner, if it has had no effect."""
+        if not isinstance(error, FencedError) or not self._running or turn.activation is None:
             return False
+        if turn.is_begun and turn.request_id is None:
+            turn.fail(InterruptedCallError(f"{turn} had begun when its actor moved"))
+            return True
         activation = turn.activation
         turn.begin_anew()
         self._station.forwarder.submit(

@@ -161,13 +161,14 @@ class Reception:
         method = turn.method
         if not call.is_again and origin in self._seen_again:
             return
-        if call.is_again and not method.read and call.request_id is None:
-            self._note_again(origin)
-            host.spawn(self._call_again(method.actor_type, call.key, turn, origin))
-            return
         if not method.read:
-            self._under_way[origin] = turn
-        host.submit(method.actor_type, call.key, turn)
+            if call.is_again and self._is_under_way(turn, origin):
+                return
+            self._under_way[origin] = turn  # also while the store is asked: it may come once more
+        if call.is_again and not method.read and call.request_id is None:
+            host.spawn(self.run_once(method.actor_type, call.key, turn, origin))
+        else:
+            host.submit(method.actor_type, call.key, turn)
 
     def _turn(self, link: Link, call: Call, origin: Origin) -> RemoteTurn:
         method = self._method(call.actor_type, call.method)
@@ -200,24 +201,17 @@ class Reception:
             raise NotFoundError(f"no class of this App has {type_name}.{name}")
         return method
 
-    def _note_again(self, origin: Origin) -> None:
+    def _is_under_way(self, again: RemoteTurn, origin: Origin) -> bool:
+        """Note that a call has come again; if it is under way, its answer goes to the new link."""
         self._seen_again[origin] = None
         if len(self._seen_again) > _SEEN_AGAIN_MAX:
             self._seen_again.popitem(last=False)
-
-    async def _call_again(
-        self, actor_type: ActorType, key: str, turn: RemoteTurn, origin: Origin
-    ) -> None:
         before = self._under_way.get(origin)
-        if before is not None:
-            self._note_move(before, turn)
-            return
-        self._under_way[origin] = turn  # a third sending finds it while the store is asked
-        await self.run_once(actor_type, key, turn, origin)
-
-    def _note_move(self, before: RemoteTurn, again: RemoteTurn) -> None:
-        before.link, before.id = again.link, again.id
+        if before is None:
+            return False
+        before.link = again.link
         self.answered_again += 1
+        return True
 
     async def run_once(self, actor_type: ActorType, key: str, turn: Turn, origin: Origin) -> None:
         """Run a call that may have been done before, here or by another owner, unless it was."""
@@ -238,8 +232,8 @@ class Reception:
 
     def ended(self, turn: RemoteTurn) -> None:
         """A call has its answer."""
-        if turn.origin is not None:
-            self._under_way.pop(turn.origin, None)
+        if turn.origin is not None and self._under_way.get(turn.origin) is turn:
+            del self._under_way[turn.origin]
 
     # -- transactions ----------------------------------------------------------------------------
 
