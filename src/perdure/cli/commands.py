@@ -256,6 +256,7 @@ def import_(
         ),
     ] = False,
     data: _Data = _DEFAULT_DATA,
+    store: _Store = None,
 ) -> None:
     """Put the actors of an export into a store; stop its server first.
 
@@ -264,10 +265,12 @@ def import_(
 
     Example: perdure state import actors.jsonl
     """
+    from perdure.cli.looking import place_of
     from perdure.cli.state_files import import_state
     from perdure.cli.tables import console_for_notes
 
-    count = import_state(data, file, replace=replace, notes=console_for_notes())
+    place = place_of(store) if store else data
+    count = import_state(place, file, replace=replace, notes=console_for_notes())
     typer.echo(f"imported {_actors(count)}", err=True)
 
 

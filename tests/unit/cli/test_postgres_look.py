@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -130,3 +131,46 @@ def test_what_works_on_sqlite_only_says_so() -> None:
     assert "works on SQLite stores only" in done.errors
     done = perdure("state", "letters", "--store", "postgresql:embedded")
     assert "looked into by its URL" in done.errors
+
+
+EXPORT = """\
+{"type":"cart","key":"alice","version":7,"created_at_ms":1,"updated_at_ms":2,"schema":1,\
+"state":{"lines":{"tea":1}},"timers":[{"name":"t","due_at_ms":9,"method":"late","arguments":{},\
+"every_ms":null,"attempts":0}]}
+{"type":"cart","key":"alice","field":"log","entry":"1","value":{"a":1}}
+{"type":"cart","key":"bob","version":1,"created_at_ms":3,"updated_at_ms":3,"schema":1,"state":{}}
+"""
+
+
+def test_an_export_comes_into_postgresql_as_it_was(tmp_path: Path) -> None:
+    url, file = fresh_database(), tmp_path / "dump.jsonl"
+    file.write_text(EXPORT)
+    done = perdure("state", "import", file, "--store", url)
+    assert "imported 2 actors" in done.errors
+    twice = perdure("state", "import", file, "--store", url)
+    assert "line 1: cart/alice is in the store already" in twice.errors
+    assert perdure("state", "import", file, "--replace", "--store", url).exit_code == 0
+
+    async def body() -> None:
+        store = PostgresStore(url)
+        await store.open([ActorSchema("cart", fields=["lines"])])
+        alice = await store.load("cart", "alice")
+        assert alice is not None
+        assert (alice.version, alice.created_at_ms, alice.updated_at_ms) == (7, 1, 2)
+        assert alice.state == b'{"lines":{"tea":1}}'
+        assert [(one.name, one.due_at_ms) for one in alice.timers] == [("t", 9)]
+        assert await store.entries("cart", "alice", "log") == [("1", b'{"a":1}')]
+        await store.commit(Batch([ActorWrite("cart", "alice", b"{}", 8)], [], 10))
+        await store.close()
+
+    asyncio.run(body())
+
+
+def test_nothing_is_imported_while_a_process_has_the_store(owner: Owner, tmp_path: Path) -> None:
+    (file := tmp_path / "dump.jsonl").write_text(EXPORT)
+    done = perdure("state", "import", file, "--store", owner.url)
+    assert done.exit_code != 0
+    assert "stop them first" in done.errors
+    put(owner, carol=b"{}")  # which is not fenced
+    with closing(PostgresLook(owner.url)) as look:
+        assert look.count("cart") == 1

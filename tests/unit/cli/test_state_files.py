@@ -85,12 +85,13 @@ def _storable(key: str) -> bool:
 
 _keys = st.text(min_size=1, max_size=20).filter(_storable)
 _times = st.integers(0, 2**42)
+_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | _texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner),
     max_leaves=8,
 )
-_states = st.dictionaries(st.text(max_size=5), _json, max_size=3).map(
+_states = st.dictionaries(_texts, _json, max_size=3).map(
     lambda state: json.dumps(state, ensure_ascii=len(state) % 2 == 0).encode()
 )
 
@@ -107,7 +108,6 @@ def _actors(draw: st.DrawFn) -> Actors:
     return drawn
 
 
-_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 _values = _json.map(lambda value: json.dumps(value).encode())
 _timer_parts = st.tuples(
     _times, st.just("ring"), _values, st.none() | st.integers(1, 2**40), st.integers(0, 9)
