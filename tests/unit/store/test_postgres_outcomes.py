@@ -5,11 +5,14 @@ import asyncio
 import pytest
 
 from perdure.base.errors import FencedError, OutcomeUnknownError
-from perdure.store import postgres_chain
 from perdure.store.postgres import PostgresStore
-from perdure.store.postgres_link import LostError, Session
+from perdure.store.postgres_link import LostError, Server, Session, UnreachableStoreError
 from perdure.testing.postgres import fresh_database
 from perdure.testing.store_contract_base import SCHEMAS, batch, message, write
+
+
+async def _no_server(*_arguments: object) -> Session:
+    raise UnreachableStoreError("the test has no server")
 
 
 async def _opened() -> PostgresStore:
@@ -92,12 +95,13 @@ def test_what_is_left_open_is_settled_before_the_next_read(
 ) -> None:
     async def body() -> None:
         store = await _opened()
-        monkeypatch.setattr("perdure.store.postgres.COMMIT_S", 0.0)
         _break_once(monkeypatch, after=True)
-        with pytest.raises(OutcomeUnknownError):
-            await store.commit(batch(write("a", 1)))
+        with monkeypatch.context() as away:
+            away.setattr("perdure.store.postgres.COMMIT_S", 0.3)
+            away.setattr(Server, "connect", _no_server)
+            with pytest.raises(OutcomeUnknownError):
+                await store.commit(batch(write("a", 1)))
         assert store._chain.is_left_open
-        monkeypatch.setattr("perdure.store.postgres.COMMIT_S", postgres_chain.COMMIT_S)
         found = await store.load("cart", "a")
         assert found is not None
         assert not store._chain.is_left_open
