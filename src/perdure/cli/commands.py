@@ -153,7 +153,7 @@ cli.add_typer(state, name="state")
 
 _Data = Annotated[Path, typer.Option("--data", help="Directory of the SQLite store.")]
 _DEFAULT_DATA = Path("data")
-_Store = Annotated[
+_LookedAt = Annotated[
     str | None,
     typer.Option("--store", help="Store URL instead of --data: sqlite:DIR or postgresql://…"),
 ]
@@ -256,7 +256,7 @@ def import_(
         ),
     ] = False,
     data: _Data = _DEFAULT_DATA,
-    store: _Store = None,
+    store: _LookedAt = None,
 ) -> None:
     """Put the actors of an export into a store; stop its server first.
 
@@ -314,7 +314,7 @@ def letters(
     after: Annotated[int, typer.Option(min=0, max=_ID_MAX, help="Begin behind this id.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The most letters to print.")] = 50,
     data: _Data = _DEFAULT_DATA,
-    store: _Store = None,
+    store: _LookedAt = None,
 ) -> None:
     """List the dead letters: messages and timers that were given up.
 
@@ -341,7 +341,7 @@ def resend(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
     data: _Data = _DEFAULT_DATA,
-    store: _Store = None,
+    store: _LookedAt = None,
 ) -> None:
     """Send dead letters again, with all their attempts before them.
 
@@ -364,7 +364,7 @@ def drop_letter(
     letter_id: _LetterId,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     data: _Data = _DEFAULT_DATA,
-    store: _Store = None,
+    store: _LookedAt = None,
 ) -> None:
     """Delete a dead letter for good.
 
