@@ -13,10 +13,9 @@ from rich.console import Console
 
 from perdure.actor.methods import ActorType
 from perdure.base.errors import StoreError
-from perdure.cli.state import reading
+from perdure.cli.looking import Look, Place, looking
 from perdure.cli.tables import print_columns
 from perdure.store.api import ActorSchema, StoredActor, StoredSchema
-from perdure.store.sqlite_reader import SqliteReader
 from perdure.web.app import App
 
 _SAMPLE_ROWS = 1_000
@@ -38,9 +37,9 @@ class Finding(msgspec.Struct):
         self.fits = False
 
 
-def check_store(app: App, data: Path, console: Console) -> bool:
+def check_store(app: App, data: Place, console: Console) -> bool:
     """Print how each class fits what is stored, and a verdict; returns it. Raises Failure."""
-    with reading(data) as reader:
+    with looking(data) as reader:
         known = {schema.name: schema for schema in reader.schemas()}
         counts = {name: reader.count(name) for name in reader.actor_tables()}
         ours = {actor_type.name for actor_type in app.actor_types}
@@ -57,11 +56,12 @@ def check_store(app: App, data: Path, console: Console) -> bool:
         ]
     print_columns(console, list(_lines(findings)), ("class", "stored as", "rows", "finding"))
     fits = all(finding.fits for finding in findings)
+    told = data if isinstance(data, Path) else "the database"  # a URL may hold a password
     console.print()
     console.print(
-        f"{data}: the app fits what is stored"
+        f"{told}: the app fits what is stored"
         if fits
-        else f"{data}: the app does not fit what is stored, see the lines with !",
+        else f"{told}: the app does not fit what is stored, see the lines with !",
         style="bold",
         markup=False,
     )
@@ -83,7 +83,7 @@ def _new(actor_type: ActorType, lost: Sequence[tuple[str, set[str]]]) -> Finding
     return finding
 
 
-def _compare(actor_type: ActorType, reader: SqliteReader, known: StoredSchema | None) -> Finding:
+def _compare(actor_type: ActorType, reader: Look, known: StoredSchema | None) -> Finding:
     ours = actor_type.schema
     versions = reader.versions(ours.name)
     rows_of = {version: rows for version, (rows, _) in versions.items()}
@@ -136,7 +136,7 @@ def _compare_fields(
         )
 
 
-def _look_for_duplicates(finding: Finding, ours: ActorSchema, reader: SqliteReader) -> None:
+def _look_for_duplicates(finding: Finding, ours: ActorSchema, reader: Look) -> None:
     """The store would refuse to open; it, too, looks at rows as they are stored."""
     for field in ours.indexes:
         if not field.unique:
@@ -179,12 +179,12 @@ def _try(actor_type: ActorType, sample: Iterator[tuple[str, StoredActor | StoreE
 # -- looking at the store ------------------------------------------------------------------------
 
 
-def _fields(reader: SqliteReader, name: str, known: dict[str, StoredSchema]) -> set[str]:
+def _fields(reader: Look, name: str, known: dict[str, StoredSchema]) -> set[str]:
     return set(known[name].fields) if name in known else set()
 
 
 def _sample(
-    reader: SqliteReader, name: str, newest: Sequence[str]
+    reader: Look, name: str, newest: Sequence[str]
 ) -> Iterator[tuple[str, StoredActor | StoreError]]:
     """Keys to try, each with its row or with why that cannot be read."""
     for key in dict.fromkeys([*newest, *reader.spread(name, _SAMPLE_ROWS)]):

@@ -106,7 +106,7 @@ def check(
         str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
     ],
     store: Annotated[
-        str | None, typer.Option(help="Compare with this store: sqlite:DIR or DIR.")
+        str | None, typer.Option(help="Compare with this store: DIR or postgresql://…")
     ] = None,
 ) -> None:
     """Load an app and print its actors, fields, routes and limits.
@@ -125,9 +125,9 @@ def check(
     from perdure.cli.check_store import check_store
     from perdure.cli.failures import DATA_DAMAGED
     from perdure.cli.loading import load_app
-    from perdure.cli.state_migrate import directory_of
+    from perdure.cli.looking import place_of
 
-    if not check_store(load_app(target), directory_of(store), console_for_output()):
+    if not check_store(load_app(target), place_of(store), console_for_output()):
         raise typer.Exit(DATA_DAMAGED)
 
 
@@ -153,6 +153,10 @@ cli.add_typer(state, name="state")
 
 _Data = Annotated[Path, typer.Option("--data", help="Directory of the SQLite store.")]
 _DEFAULT_DATA = Path("data")
+_LookedAt = Annotated[
+    str | None,
+    typer.Option("--store", help="Store URL instead of --data: sqlite:DIR or postgresql://…"),
+]
 
 
 @state.command("list")
@@ -252,6 +256,7 @@ def import_(
         ),
     ] = False,
     data: _Data = _DEFAULT_DATA,
+    store: _LookedAt = None,
 ) -> None:
     """Put the actors of an export into a store; stop its server first.
 
@@ -260,10 +265,12 @@ def import_(
 
     Example: perdure state import actors.jsonl
     """
+    from perdure.cli.looking import place_of
     from perdure.cli.state_files import import_state
     from perdure.cli.tables import console_for_notes
 
-    count = import_state(data, file, replace=replace, notes=console_for_notes())
+    place = place_of(store) if store else data
+    count = import_state(place, file, replace=replace, notes=console_for_notes())
     typer.echo(f"imported {_actors(count)}", err=True)
 
 
@@ -286,7 +293,8 @@ def migrate(
     Example: perdure state migrate app.py --dry-run
     """
     from perdure.cli.failures import DATA_DAMAGED
-    from perdure.cli.state_migrate import directory_of, migrate_state
+    from perdure.cli.looking import directory_of
+    from perdure.cli.state_migrate import migrate_state
     from perdure.cli.tables import console_for_notes, console_for_output
 
     directory = data if store is None else directory_of(store)
@@ -367,6 +375,7 @@ def letters(
     after: Annotated[int, typer.Option(min=0, max=_ID_MAX, help="Begin behind this id.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The most letters to print.")] = 50,
     data: _Data = _DEFAULT_DATA,
+    store: _LookedAt = None,
 ) -> None:
     """List the dead letters: messages and timers that were given up.
 
@@ -374,10 +383,15 @@ def letters(
 
     Example: perdure state letters --limit 10
     """
+    from perdure.cli.looking import place_of
     from perdure.cli.state_letters import list_letters
     from perdure.cli.tables import console_for_notes, console_for_output
 
-    list_letters(data, (after, limit), (console_for_output(), console_for_notes()))
+    list_letters(
+        place_of(store) if store else data,
+        (after, limit),
+        (console_for_output(), console_for_notes()),
+    )
 
 
 @state.command()
@@ -388,6 +402,7 @@ def resend(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
     data: _Data = _DEFAULT_DATA,
+    store: _LookedAt = None,
 ) -> None:
     """Send dead letters again, with all their attempts before them.
 
@@ -396,10 +411,12 @@ def resend(
     Example: perdure state resend 17 18
     """
     from perdure.cli import state_letters
+    from perdure.cli.looking import place_of
 
     if bool(ids) == every:
         raise Failure("name the letters, or say --all", "perdure state letters shows them")
-    count = state_letters.resend(data, ids) if ids else state_letters.resend_all(data)
+    place = place_of(store) if store else data
+    count = state_letters.resend(place, ids) if ids else state_letters.resend_all(place)
     typer.echo(f"{count:,} {'letter is' if count == 1 else 'letters are'} due again", err=True)
 
 
@@ -408,6 +425,7 @@ def drop_letter(
     letter_id: _LetterId,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     data: _Data = _DEFAULT_DATA,
+    store: _LookedAt = None,
 ) -> None:
     """Delete a dead letter for good.
 
@@ -416,11 +434,13 @@ def drop_letter(
     Example: perdure state drop-letter 17 --yes
     """
     from perdure.cli import state_letters
+    from perdure.cli.looking import place_of
 
-    told = state_letters.described(data, letter_id)
+    place = place_of(store) if store else data
+    told = state_letters.described(place, letter_id)
     if not yes:
         typer.confirm(f"Delete {told}?", abort=True, err=True)
-    state_letters.drop(data, letter_id)
+    state_letters.drop(place, letter_id)
     typer.echo(f"letter {letter_id} is deleted", err=True)
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import msgspec
 from rich.console import Console
@@ -21,9 +21,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from perdure.base.errors import ConflictError, InvalidKeyError, PerdureError
 from perdure.cli.export_lines import Line, ReadEntry, actor_line, entry_line, read_line
 from perdure.cli.failures import CANNOT_CREATE, DATA_DAMAGED, NO_INPUT, Failure, failure_of
+from perdure.cli.looking import Place
 from perdure.cli.state import reading, type_named
 from perdure.store.sqlite_import import SqliteImport
 from perdure.store.sqlite_reader import SqliteReader
+
+if TYPE_CHECKING:
+    from perdure.store.postgres_import import PostgresImport
+
+Import: TypeAlias = "SqliteImport | PostgresImport"
 
 _PAGE_ROWS = 16  # of up to 4 MiB each
 _PAGE_ENTRIES = 64  # of up to 1 MiB each
@@ -49,7 +55,7 @@ def export_state(data: Path, target: str, given_type: str | None, notes: Console
     return count
 
 
-def import_state(data: Path, source: str, *, replace: bool, notes: Console) -> int:
+def import_state(place: Place, source: str, *, replace: bool, notes: Console) -> int:
     """Put every actor of an export into the store; returns how many. Raises Failure.
 
     Each batch of lines is atomic; a bad line ends the import before its batch.
@@ -58,7 +64,7 @@ def import_state(data: Path, source: str, *, replace: bool, notes: Console) -> i
     if source != "-" and not path.is_file():
         raise Failure(f"there is no file {source}", exit_code=NO_INPUT)
     try:
-        store = SqliteImport(data)
+        store = _open(place)
     except PerdureError as error:
         raise failure_of(error) from error
     try:
@@ -72,7 +78,15 @@ def import_state(data: Path, source: str, *, replace: bool, notes: Console) -> i
         store.close()
 
 
-def _import_lines(store: SqliteImport, lines: Iterable[bytes], *, replace: bool) -> int:
+def _open(place: Place) -> "Import":
+    if isinstance(place, Path):
+        return SqliteImport(place)
+    from perdure.store.postgres_import import PostgresImport  # loads what SQLite has no use for
+
+    return PostgresImport(place)
+
+
+def _import_lines(store: "Import", lines: Iterable[bytes], *, replace: bool) -> int:
     numbered = enumerate(lines, start=1)
     first, importing = next(numbered, None), _Importing(store, replace=replace)
     while first is not None:
@@ -87,7 +101,7 @@ def _import_lines(store: SqliteImport, lines: Iterable[bytes], *, replace: bool)
 class _Importing:
     """What was put into the store so far."""
 
-    def __init__(self, store: SqliteImport, *, replace: bool) -> None:
+    def __init__(self, store: "Import", *, replace: bool) -> None:
         self._store = store
         self.replace = replace
         self._last = ("", "")  # type and key of the actor whose entries may come

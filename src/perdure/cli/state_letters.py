@@ -4,26 +4,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from perdure.base.clock import SystemClock
 from perdure.base.errors import PerdureError
 from perdure.cli.failures import NO_INPUT, Failure, failure_of
-from perdure.cli.state import reading, time_text
+from perdure.cli.looking import Look, Place, looking
+from perdure.cli.state import time_text
 from perdure.cli.tables import print_columns, printable
 from perdure.store.api import Message
 from perdure.store.sqlite_letters import SqliteLetters
 from perdure.store.sqlite_reader import SqliteReader
 
+if TYPE_CHECKING:
+    from perdure.store.postgres_look import PostgresLook
+
 _PAGE_ROWS = 50
 _COLUMNS = ("id", "sent", "sender", "receiver", "attempts", "error")
 
 
-def list_letters(data: Path, page: tuple[int, int], consoles: tuple[Console, Console]) -> None:
+def list_letters(data: Place, page: tuple[int, int], consoles: tuple[Console, Console]) -> None:
     """Print one page of the dead letters; `page` is (after, limit)."""
     (after, limit), (output, notes) = page, consoles
-    with reading(data) as reader:
+    with looking(data) as reader:
         rows = list(islice(_rows(reader, after), limit + 1))
     if not rows:
         output.print("No dead letters." if after == 0 else "No more dead letters.")
@@ -33,7 +38,7 @@ def list_letters(data: Path, page: tuple[int, int], consoles: tuple[Console, Con
         notes.print(f"there are more: --after {rows[limit - 1][0]}")
 
 
-def resend(data: Path, ids: Sequence[int]) -> int:
+def resend(data: Place, ids: Sequence[int]) -> int:
     """Make these letters due again; returns how many. Raises Failure if one of them is none.
 
     Those that are letters are sent again even then.
@@ -43,7 +48,7 @@ def resend(data: Path, ids: Sequence[int]) -> int:
     return len(set(ids))
 
 
-def resend_all(data: Path) -> int:
+def resend_all(data: Place) -> int:
     """Make every letter due again; returns how many.
 
     By id and each once: a letter that dies again meanwhile would else be sent without an end.
@@ -56,9 +61,9 @@ def resend_all(data: Path) -> int:
     return count
 
 
-def described(data: Path, letter_id: int) -> str:
+def described(data: Place, letter_id: int) -> str:
     """One letter in a line, for who is asked whether to drop it; raises Failure if it is none."""
-    with reading(data) as reader:
+    with looking(data) as reader:
         letters = reader.dead_letters(letter_id - 1, 1)
     if not letters or letters[0].id != letter_id:
         _refuse_others([letter_id], [], "dropped")
@@ -66,13 +71,13 @@ def described(data: Path, letter_id: int) -> str:
     return printable(f"{receiver} from {sender}, sent {sent}, error {error!r}")
 
 
-def drop(data: Path, letter_id: int) -> None:
+def drop(data: Place, letter_id: int) -> None:
     """Delete a letter for good; raises Failure if it is none."""
     with _letters(data) as letters:
         _refuse_others([letter_id], letters.drop([letter_id]), "dropped")
 
 
-def _rows(reader: SqliteReader, after: int) -> Iterator[tuple[str, ...]]:
+def _rows(reader: Look, after: int) -> Iterator[tuple[str, ...]]:
     """What is shown of each letter; what is not, its arguments, is held for a few at a time."""
     while letters := reader.dead_letters(after, _PAGE_ROWS):
         yield from map(_row, letters)
@@ -109,12 +114,14 @@ def _refuse_others(ids: Sequence[int], done: Sequence[int], what: str) -> None:
 
 
 @contextmanager
-def _letters(data: Path) -> Iterator[SqliteLetters]:
-    """The letters of the store in this directory; its errors become Failures."""
-    with reading(data):  # says best what is missing
-        pass
+def _letters(data: Place) -> "Iterator[SqliteLetters | PostgresLook]":
+    """The letters of the store at this place; its errors become Failures."""
+    with looking(data) as look:  # says best what is missing
+        if not isinstance(look, SqliteReader):
+            yield look
+            return
     try:
-        letters = SqliteLetters(data)
+        letters = SqliteLetters(Path(data))
         try:
             yield letters
         finally:

@@ -75,16 +75,6 @@ def migrate_state(
     return not any(outcome.failures for outcome in outcomes)
 
 
-def directory_of(store: str) -> Path:
-    """The directory of a store given as `sqlite:DIR` or DIR; raises Failure for others."""
-    scheme, colon, rest = store.partition(":")
-    if scheme == "memory":
-        raise Failure("a memory: store holds nothing when its process is gone", "give sqlite:DIR")
-    if colon and scheme == "sqlite":
-        return Path(rest.removeprefix("//") or ".")
-    return Path(store)
-
-
 # -- row by row ----------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ import asyncpg
 from perdure.base.codec import encode
 from perdure.base.errors import StoreError, StoreFormatError, UniqueError
 from perdure.store.api import ActorSchema, IndexedField
+from perdure.store.declared import possible
 from perdure.store.postgres_names import (
     expiry_name,
     fitted,
@@ -227,12 +228,20 @@ async def _create_indexes(
         fitted(schema.name),
     )
     there = {row[0] for row in known}
-    for name in there - wanted.keys():
+    for name in there & (_possible_names(schema) - wanted.keys()):
         await connection.execute(f"DROP INDEX {quoted(namespace)}.{quoted(name)}")
     table = table_sql_name(schema.name, namespace)
     for name, (indexed, columns) in wanted.items():
         if name not in there:
             await _create_index(connection, table, name, indexed, columns)
+
+
+def _possible_names(schema: ActorSchema) -> set[str]:
+    names = {expiry_name(schema.name)}
+    for field in possible(schema):
+        parts = [part for part, _ in unique_parts(field)] if field.unique else [""]
+        names |= {index_name(schema.name, field, part) for part in parts}
+    return names
 
 
 async def _create_index(

@@ -20,6 +20,7 @@ import msgspec
 
 from perdure.base.errors import UniqueError
 from perdure.store.api import ActorSchema, IndexedField
+from perdure.store.declared import possible
 
 FORMAT = 3  # `user_version`; raise it with every change to the tables, and migrate here
 
@@ -170,13 +171,16 @@ def _create_indexes(connection: apsw.Connection, schema: ActorSchema) -> None:
     table = schema.name
     wanted = {index_name(table, field): field for field in schema.indexes}
     expiry = f"perdure_ix_expiry_{table}."
+    droppable = {index_name(table, field) for field in possible(schema)} - wanted.keys()
+    if not schema.expires:
+        droppable.add(expiry)
     known = connection.execute(
         "SELECT name FROM sqlite_schema"
         " WHERE type = 'index' AND tbl_name = ? AND name GLOB 'perdure_*'",
         (table,),
     ).fetchall()
     for (name,) in known:
-        if name not in wanted and not (name == expiry and schema.expires):
+        if name in droppable:
             connection.execute(f'DROP INDEX "{name}"')
     for name, field in wanted.items():
         kind = "UNIQUE INDEX" if field.unique else "INDEX"

@@ -17,7 +17,7 @@ import asyncpg
 from perdure.base.ids import new_id
 from perdure.store.postgres_embedded import EmbeddedServer
 
-# A database costs 200 ms and a commit 5 without these, all of it for a machine that loses power. A
+# All that these do is for a machine that loses power, and it is half of the time of most tests. A
 # server that is killed keeps what it confirmed: what it has written is with the kernel.
 _SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 

@@ -11,6 +11,10 @@ from perdure.testing.postgres import fresh_database
 from perdure.testing.store_contract_base import SCHEMAS, batch, message, write
 
 
+async def _no_server(*_arguments: object) -> Session:
+    raise UnreachableStoreError("the test has no server")
+
+
 async def _opened() -> PostgresStore:
     store = PostgresStore(fresh_database())
     await store.open(SCHEMAS)
@@ -32,10 +36,6 @@ def _break_once(monkeypatch: pytest.MonkeyPatch, *, after: bool) -> list[str]:
 
     monkeypatch.setattr(Session, "run", breaking)
     return broken
-
-
-async def _no_server(_server: Server, _deadline_s: float) -> Session:
-    raise UnreachableStoreError("it is away")
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -97,7 +97,8 @@ def test_what_is_left_open_is_settled_before_the_next_read(
         store = await _opened()
         _break_once(monkeypatch, after=True)
         with monkeypatch.context() as away:
-            away.setattr(Server, "connect_by", _no_server)
+            away.setattr("perdure.store.postgres.COMMIT_S", 0.3)
+            away.setattr(Server, "connect", _no_server)
             with pytest.raises(OutcomeUnknownError):
                 await store.commit(batch(write("a", 1)))
         assert store._chain.is_left_open
