@@ -16,7 +16,7 @@ import pytest
 from tests.faults.wire import Streams, Wire
 
 from perdure.base.errors import FencedError, OutcomeUnknownError, StoreError, StoreFullError
-from perdure.store import postgres, postgres_chain
+from perdure.store import postgres, postgres_link
 from perdure.store.postgres import PostgresStore
 from perdure.store.postgres_embedded import EmbeddedServer
 from perdure.store.postgres_reader import Reader
@@ -62,7 +62,7 @@ def server() -> Iterator[EmbeddedServer]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines that a test can wait for."""
     monkeypatch.setattr(postgres, "COMMIT_S", QUICK_S)
-    monkeypatch.setattr(postgres_chain, "COMMIT_S", QUICK_S)
+    monkeypatch.setattr(postgres_link, "COMMIT_S", QUICK_S)
     assert Reader.rows.__kwdefaults__ is not None
     monkeypatch.setitem(Reader.rows.__kwdefaults__, "timeout_s", QUICK_S)
 
@@ -183,7 +183,7 @@ def test_while_the_server_is_away_calls_fail_quickly_and_then_all_works_again(
             return await connect(*arguments, **named)
 
         monkeypatch.setattr(asyncpg, "connect", counted)
-        monkeypatch.setattr(postgres_chain, "COMMIT_S", QUICK_S)
+        monkeypatch.setattr(postgres_link, "COMMIT_S", QUICK_S)
         await asyncio.to_thread(server.stop)
         began_s = time.monotonic()
         failed, slowest_s = 0, 0.0
