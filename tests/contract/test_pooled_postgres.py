@@ -90,8 +90,8 @@ def test_nobody_behind_a_pooler_is_dead_before_its_lease_is_over(
         assert before is not None
         await behind.open()
         await before.open()
-        victim = await behind.join("victim", "tcp:h:1", "1", LONG_S)
-        heir = await before.join("heir", "tcp:h:2", "1", LONG_S)
+        victim = await behind.join("victim", "tcp:h:1", "1", LONG_S, "key")
+        heir = await before.join("heir", "tcp:h:2", "1", LONG_S, "key")
         await behind.take_over(NOBODY, {1: victim, 2: heir}, seen_dead=False)
         store.stand_on(victim)
         for asker in (behind, before):

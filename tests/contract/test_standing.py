@@ -48,7 +48,7 @@ on_both = pytest.mark.parametrize("opened", [in_memory, in_postgres])
 
 
 async def _join(registry: Registry) -> int:
-    return await registry.join("n", "tcp:h:1", "1", 60.0)
+    return await registry.join("n", "tcp:h:1", "1", 60.0, "key")
 
 
 def _write(key: str, version: int, group: int = 0, *, yields: bool = False) -> ActorWrite:

@@ -64,7 +64,7 @@ def show(url: str, console: Console) -> None:
         console.print()
     without = overview.shards_without_owner
     console.print(
-        f"{len(rows)} members, version {overview.version} of the map, "
+        f"{len(rows)} member{'' if len(rows) == 1 else 's'}, version {overview.version} of the map, "
         f"{without:,} of {overview.shards:,} shards without an owner"
     )
 

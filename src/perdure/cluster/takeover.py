@@ -87,7 +87,8 @@ class TakeOvers:
             if not seen_dead:
                 self._look()  # it has renewed its lease after all, or another was quicker
             return
-        log.warning("shards taken over", extra={"victim": victim, "seen_dead": seen_dead})
+        level = logging.INFO if victim == NOBODY else logging.WARNING  # at the first start it is
+        log.log(level, "shards taken over", extra={"victim": victim, "seen_dead": seen_dead})
         self._standing.saw(view)
 
     def _heirs(self, victim: int) -> Mapping[int, int]:

@@ -5,9 +5,8 @@ import asyncio
 import pytest
 
 from perdure.base.errors import FencedError, OutcomeUnknownError
-from perdure.store import postgres_link
 from perdure.store.postgres import PostgresStore
-from perdure.store.postgres_link import LostError, Session
+from perdure.store.postgres_link import LostError, Server, Session, UnreachableStoreError
 from perdure.testing.postgres import fresh_database
 from perdure.testing.store_contract_base import SCHEMAS, batch, message, write
 
@@ -33,6 +32,10 @@ def _break_once(monkeypatch: pytest.MonkeyPatch, *, after: bool) -> list[str]:
 
     monkeypatch.setattr(Session, "run", breaking)
     return broken
+
+
+async def _no_server(_server: Server, _deadline_s: float) -> Session:
+    raise UnreachableStoreError("it is away")
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -92,12 +95,12 @@ def test_what_is_left_open_is_settled_before_the_next_read(
 ) -> None:
     async def body() -> None:
         store = await _opened()
-        monkeypatch.setattr("perdure.store.postgres.COMMIT_S", 0.0)
         _break_once(monkeypatch, after=True)
-        with pytest.raises(OutcomeUnknownError):
-            await store.commit(batch(write("a", 1)))
+        with monkeypatch.context() as away:
+            away.setattr(Server, "connect_by", _no_server)
+            with pytest.raises(OutcomeUnknownError):
+                await store.commit(batch(write("a", 1)))
         assert store._chain.is_left_open
-        monkeypatch.setattr("perdure.store.postgres.COMMIT_S", postgres_link.COMMIT_S)
         found = await store.load("cart", "a")
         assert found is not None
         assert not store._chain.is_left_open
