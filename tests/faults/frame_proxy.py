@@ -59,6 +59,20 @@ class Cutting:
         yield 0.0, data
 
 
+class Holding:
+    """What contains these bytes is held up, and what is behind it on its connection."""
+
+    def __init__(self, mark: bytes, pause_s: float, faults: Counter[str]) -> None:
+        self._mark = mark
+        self._pause_s = pause_s
+        self._faults = faults
+
+    def take(self, data: bytes) -> Iterator[tuple[float, bytes]]:
+        is_meant = self._mark in data
+        self._faults["held"] += is_meant
+        yield self._pause_s if is_meant else 0.0, data
+
+
 class Mangling:
     """Of a hundred frames some are cut, doubled, swapped, delayed or dropped.
 

@@ -28,12 +28,12 @@ PLANTED_IN_CLUSTER = (
         "        activations = self._catalog.within(closing)\n        while True:",
         "        activations = []\n        while True:",
         "tests/faults/test_cluster_upgrades.py"
-        "::test_three_machines_are_restarted_one_by_one_and_no_request_fails",
+        "::test_a_hand_over_waits_for_a_commit_that_is_on_its_way",
     ),
     Planted(
         "a call that comes again is run again",
         "runtime/reception.py",
-        "        if is_again and not method.read and call.request_id is None:",
+        "        if call.is_again and not method.read and call.request_id is None:",
         "        if False:",
         f"{_KILLS}::test_owners_die_at_every_point_of_a_commit",
     ),
