@@ -7,7 +7,7 @@ read was stale. Each entry names the process that took it, so that one can see w
 import os
 import time
 
-from perdure import Actor, App, Limits, expose, read
+from perdure import Actor, App, Limits, expose, read, relaxed
 from perdure.base.clock import SystemClock
 
 PID = str(os.getpid())
@@ -33,6 +33,13 @@ class Journal(Actor):
 
     @expose
     async def append(self, entry: str) -> int:
+        self.entries.append(entry)
+        self.owners.append(PID)
+        return len(self.entries)
+
+    @expose
+    @relaxed(loss_max_s=0.05)
+    async def append_soon(self, entry: str) -> int:
         self.entries.append(entry)
         self.owners.append(PID)
         return len(self.entries)

@@ -126,7 +126,8 @@ class Cluster:
         """Start machines, and wait until they serve."""
         for _ in range(count):
             number = len(self.machines) + 1
-            machine = Machine(self.folder / f"machine-{number}", number, self.store, **how)
+            store = how.pop("store", self.store)
+            machine = Machine(self.folder / f"machine-{number}", number, store, **how)
             self.machines.append(self._stack.enter_context(machine))
         if wait:
             self.wait_served()
@@ -273,14 +274,15 @@ class Load:
         self.end()
         return self.history.check(self.states())
 
-    def append_to(self, key: str, entry: str) -> int:
-        """One keyed append beside the load; returns how long the list is then."""
-        return int(self.in_place(self._append_to(key, entry)))
+    def append_to(self, key: str, entry: str, method: str = "append") -> int:
+        """One append beside the load; returns how long the list is then."""
+        return int(self.in_place(self._append_to(key, entry, method)))
 
-    async def _append_to(self, key: str, entry: str) -> int:
+    async def _append_to(self, key: str, entry: str, method: str) -> int:
         with closing(Caller(self._addresses, 0)) as caller:
-            path, body = f"/journal/{key}/append", {"entry": entry}
-            status, result = await _persist(caller, path, f"id-{entry}", body)
+            request_id = f"id-{entry}" if method == "append" else ""
+            path, body = f"/journal/{key}/{method}", {"entry": entry}
+            status, result = await _persist(caller, path, request_id, body)
             assert status == 200, result
             return int(result)
 

@@ -12,10 +12,10 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Protocol, Self
 
-from tests.faults.supervised import until
+from tests.faults.supervised import free_port, until
 
 _HANDSHAKE = struct.Struct(">H")
 _FRAME = struct.Struct(">II")
@@ -57,6 +57,20 @@ class Cutting:
             raise Cut
         self._left -= len(data)
         yield 0.0, data
+
+
+class Holding:
+    """What contains these bytes is held up, and what is behind it on its connection."""
+
+    def __init__(self, mark: bytes, pause_s: float, faults: Counter[str]) -> None:
+        self._mark = mark
+        self._pause_s = pause_s
+        self._faults = faults
+
+    def take(self, data: bytes) -> Iterator[tuple[float, bytes]]:
+        is_meant = self._mark in data
+        self._faults["held"] += is_meant
+        yield self._pause_s if is_meant else 0.0, data
 
 
 class Mangling:
@@ -147,27 +161,22 @@ class Proxy:
         self.is_open = True  # else who dials is cut off at once
         self.connections = 0
         self.streams = streams
-        self._sockets = _adjacent(ports)
+        self.address = ("127.0.0.1", _first_of_free_ports(ports))  # where it listens
+        self._ports = ports
+        self._servers: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._stopping = asyncio.Event()
 
-    @property
-    def address(self) -> Address:
-        """Where it listens."""
-        host, port = self._sockets[0].getsockname()
-        return host, port
-
     def __enter__(self) -> Self:
         self._thread.start()
+        until(lambda: len(self._servers) == self._ports, "a proxy that listens")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(20)
-        for listening in self._sockets:
-            listening.close()
 
     def cut_all(self) -> None:
         """End every connection; both ends see a reset."""
@@ -181,6 +190,15 @@ class Proxy:
 
     def open(self) -> None:
         self.is_open = True
+
+    def refuse(self) -> None:
+        """Cut all off, and let nobody connect: as at the address of a process that has ended."""
+        self._loop.call_soon_threadsafe(self._unlisten)
+        self.cut_all()
+
+    def accept(self) -> None:
+        """Listen again."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(20)
 
     def _cut_all(self) -> None:
         for writer in list(self._writers):
@@ -196,17 +214,26 @@ class Proxy:
             self._loop.close()
 
     async def _serve(self) -> None:
-        servers = []
-        for shift, listening in enumerate(self._sockets):
-            servers.append(await asyncio.start_server(self._through(shift), sock=listening))
+        await self._listen()
         await self._stopping.wait()
-        for server in servers:
-            server.close()
+        self._unlisten()
         self._cut_all()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        for shift in range(self._ports):
+            through = self._through(shift)
+            self._servers.append(
+                await asyncio.start_server(through, self.address[0], self.address[1] + shift)
+            )
+
+    def _unlisten(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     def _through(
         self, shift: int
@@ -258,20 +285,16 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stre
             await writer.drain()
 
 
-def _adjacent(count: int) -> list[socket.socket]:
-    """So many sockets that listen on ports that follow each other."""
+def _first_of_free_ports(count: int) -> int:
+    """The first of so many free ports that follow each other."""
     for _ in range(100):
-        sockets = [socket.socket() for _ in range(count)]
-        try:
-            sockets[0].bind(("127.0.0.1", 0))
-            first = sockets[0].getsockname()[1]
-            for shift, one in enumerate(sockets[1:], 1):
-                one.bind(("127.0.0.1", first + shift))
-            for one in sockets:
-                one.listen(128)
-        except OSError:
-            for one in sockets:
-                one.close()
-        else:
-            return sockets
+        first = free_port()
+        with ExitStack() as stack:
+            try:
+                for shift in range(count):
+                    one = stack.enter_context(socket.socket())
+                    one.bind(("127.0.0.1", first + shift))
+            except OSError:
+                continue
+            return first
     raise OSError("no free ports")

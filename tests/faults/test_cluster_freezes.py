@@ -68,7 +68,7 @@ class Zombie:
             for operations in list(history.operations.values())
             for one in list(operations)
         }
-        self.accepted += [entry for entry in late if calls[entry] < taken_ns]
+        self.accepted += [entry for entry in late if calls.get(entry, 0) < taken_ns]
         self.heard += [
             one.called_at
             for one in history.answered()
@@ -126,6 +126,29 @@ def test_a_zombie_commits_nothing_and_is_heard_by_nobody(
         "Zombie owner",
         f"{freezes} freezes (SIGSTOP) at {len(points)} points between lease check and reply",
         f"0 commits accepted after the take-over, 0 of its answers heard, 0 errors; {checked}",
+    )
+
+
+def test_what_a_zombie_had_not_committed_stays_so(database: Database, tmp_path: Path) -> None:
+    """Nobody sends a relaxed turn again, so nothing else than the fence is in the way here."""
+    lease = {"JOURNAL_LEASE_S": str(LEASE_S)}
+    with Cluster(tmp_path, database.url) as cluster:
+        cluster.add(web=1, state=1, wait=False, environment=lease)
+        fault = {"PERDURE_FAULT": "before_fsync:stop:1"}
+        cluster.add(web=0, state=1, wait=False, environment=lease | fault)
+        cluster.wait_served()
+        _wait_for_quiet(database, 2)
+        load = Load(cluster.addresses, lists=32)
+        zombie = Zombie(cluster.machines[1], database, load)
+        key = load.list_of(zombie.pid)
+        assert load.append_to(key, "soon", "append_soon") == 1
+        zombie.haunt(1, Event())
+        assert database.asks("SELECT count(*) FROM journal") == 0
+        assert load.append_to(key, "later") == 1
+    note(
+        "Zombie owner with relaxed turns",
+        "SIGSTOP before the commit of a turn that was answered already (@relaxed)",
+        "it was refused after the take-over; the list goes on from what is committed",
     )
 
 

@@ -2,12 +2,17 @@
 
 import os
 import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.faults.cluster_lab import APP, Cluster, Load, errors_of
 from tests.faults.database import Database
+from tests.faults.frame_proxy import Holding, Passing, Proxy
 from tests.faults.lab import note
+from tests.faults.supervised import until
 
 pytestmark = pytest.mark.faults
 
@@ -36,6 +41,38 @@ def test_three_machines_are_restarted_one_by_one_and_no_request_fails(
         "Rolling restart",
         f"SIGTERM to one of three machines after the other, under load, {ROUNDS} times",
         f"no request failed, keyed or not; longest wait {slowest_s:.2f} s; {checked}",
+    )
+
+
+def test_a_hand_over_waits_for_a_commit_that_is_on_its_way(
+    database: Database, tmp_path: Path
+) -> None:
+    faults = Counter[str]()
+    with ExitStack() as stack:
+        proxy = stack.enter_context(Proxy((database.host, database.port)))
+        proxy.streams = lambda: (Holding(b"held", 1.0, faults), Passing())
+        cluster = stack.enter_context(Cluster(tmp_path, database.url))
+        cluster.add(web=1, state=1, wait=False)
+        cluster.add(web=0, state=1, wait=False, store=database.url_by(proxy.address))
+        cluster.wait_served()
+        sql = "SELECT count(DISTINCT owner) = 2 AND min(owner) > 0 FROM perdure_shard"
+        until(lambda: database.asks(sql), "shards for both")
+        load = Load(cluster.addresses, lists=32)
+        leaving = cluster.machines[1]
+        key = load.list_of(leaving.owner())
+        with ThreadPoolExecutor(1) as beside:
+            first = beside.submit(load.append_to, key, "held")
+            until(lambda: faults["held"], "a commit on its way")
+            leaving.process.terminate()
+            sql = "SELECT count(*) > 0 FROM perdure_member WHERE state = 'draining'"
+            until(lambda: database.asks(sql) or leaving.process.poll() is not None, "a drain")
+            assert load.append_to(key, "next") == 2
+            assert first.result() == 1
+        assert leaving.process.wait(30) == 0
+    note(
+        "A hand-over with a commit on its way",
+        "SIGTERM to an owner whose commit is held up for 1 s on its way to the database",
+        "the shard was given away after the commit; no error",
     )
 
 

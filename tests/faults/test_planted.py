@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 from tests.faults.lab import note
 from tests.faults.planted import PLANTED, Planted
+from tests.faults.planted_cluster import PLANTED_IN_CLUSTER
 
 pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
-CHOSEN = PLANTED if os.environ.get("PERDURE_PLANTED") == "all" else PLANTED[:3]
+ALL = PLANTED + PLANTED_IN_CLUSTER
+CHOSEN = ALL if os.environ.get("PERDURE_PLANTED") == "all" else PLANTED[:3]
+# The short forms, and what the long forms are told by; with enough of each that a bug cannot hide.
+SHORT = {"PERDURE_KILLS": "12", "PERDURE_DEATHS": "3", "PERDURE_ANSWERS": "900"}
+LONG = ("FAILOVERS", "FREEZES", "CUTS", "RESTARTS", "ROUNDS", "HERD", "PAUSES")
 TESTS_FAILED = 1
 
 
@@ -33,8 +38,9 @@ def test_a_planted_bug_is_caught(tmp_path: Path, bug: Planted) -> None:
     copy = _copy_with(bug, tmp_path)
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", bug.test]
     command += ["--timeout=40"]  # a bug may well make its test hang
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PERDURE_KILLS": "12"}
-    environment.pop("PERDURE_FAULTS_RECORD", None)
+    environment = {**os.environ, "PYTHONPATH": str(copy), **SHORT}
+    for name in ("FAULTS_RECORD", *LONG):
+        environment.pop(f"PERDURE_{name}", None)
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
@@ -46,7 +52,7 @@ def test_a_planted_bug_is_caught(tmp_path: Path, bug: Planted) -> None:
 def test_every_planted_bug_still_fits_the_source(tmp_path: Path) -> None:
     unfit = [
         bug.name
-        for bug in PLANTED
+        for bug in ALL
         if (ROOT / "src" / "perdure" / bug.file).read_text().count(bug.old) != 1
     ]
     assert not unfit
