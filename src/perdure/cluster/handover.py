@@ -86,9 +86,11 @@ class HandOvers:
         if standing.state not in ("active", "draining"):
             return {}
         wanted = targets(standing.members)
-        heirs = {shard: wanted[shard] for shard in standing.held}
-        others = set(heirs.values()) - {standing.incarnation, NOBODY} - self._gone()
-        return {shard: heir for shard, heir in heirs.items() if heir in others}
+        moving = [shard for shard in standing.held if wanted[shard] != standing.incarnation]
+        if not moving:
+            return {}
+        absent = self._gone() | {NOBODY}
+        return {shard: wanted[shard] for shard in moving if wanted[shard] not in absent}
 
     async def _give(self, incarnation: int, heirs: Mapping[int, int]) -> None:
         """Give closed shards away, and do not give up before it is known what became of it."""

@@ -23,6 +23,7 @@ class ShardMap(msgspec.Struct, frozen=True):
     version: int
     members: Mapping[int, Member]  # by incarnation
     owners: Sequence[int]  # incarnations, by shard
+    portions: dict[int, frozenset[int]] = {}  # of these owners; `shards_of` fills it
 
     def owner_of(self, key: str) -> Member | None:
         """The member that owns actors with this key; None: nobody just now."""
@@ -30,16 +31,21 @@ class ShardMap(msgspec.Struct, frozen=True):
 
     def shards_of(self, incarnation: int) -> frozenset[int]:
         """All shards that a member owns."""
-        owners = self.owners
-        return frozenset([shard for shard in range(SHARDS) if owners[shard] == incarnation])
+        portion = self.portions.get(incarnation)
+        if portion is None:  # asked after each renewal of a lease, and seldom of another map
+            owners = self.owners
+            portion = frozenset([one for one in range(SHARDS) if owners[one] == incarnation])
+            self.portions[incarnation] = portion
+        return portion
 
     def followed_by(self, view: View) -> "ShardMap":
         """The map as of a newer view; this one if it is not newer."""
         if view.version < self.version:
             return self
         members = {member.incarnation: member for member in view.members}
-        owners = self.owners if view.owners is None else tuple(view.owners)
-        return ShardMap(view.version, members, owners)
+        if view.owners is None:
+            return ShardMap(view.version, members, self.owners, self.portions)
+        return ShardMap(view.version, members, tuple(view.owners))
 
 
 EMPTY = ShardMap(0, {}, (NOBODY,) * SHARDS)

@@ -231,6 +231,8 @@ class Standing:
         if self.incarnation == NOBODY:
             return
         mine = self.map.shards_of(self.incarnation)
+        if mine == self._held:
+            return
         lost = self._held - mine - self.giving
         gained = mine - self._held
         self._held = (self._held - lost) | gained
