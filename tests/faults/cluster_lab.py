@@ -162,15 +162,21 @@ class NoAnswerError(Exception):
 class Caller:
     """One client: a connection that it keeps, to one machine after the other."""
 
-    def __init__(self, addresses: Callable[[], Sequence[Address]], start: int) -> None:
+    def __init__(
+        self,
+        addresses: Callable[[], Sequence[Address]],
+        start: int = 0,
+        patience_s: float = CALL_S,
+    ) -> None:
         self._addresses = addresses
+        self._patience_s = patience_s
         self._turn = start
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def call(self, path: str, request_id: str = "", body: Any = None) -> tuple[int, Any]:
         """One try; raises NoAnswerError."""
         try:
-            async with asyncio.timeout(CALL_S):
+            async with asyncio.timeout(self._patience_s):
                 if self._streams is None:
                     self._streams = await self._connect()
                 reader, writer = self._streams
@@ -220,6 +226,7 @@ class Load:
     Args:
         addresses: where to go; asked for each connection.
         lists: how many lists are in use at a time.
+        patience_s: how long a client waits for an answer.
         enter: called in the thread before the first connection, to go to a network namespace.
     """
 
@@ -230,6 +237,7 @@ class Load:
         clients: int = 8,
         lists: int = 8,
         name: str = "load",
+        patience_s: float = CALL_S,
         enter: Callable[[], None] | None = None,
     ) -> None:
         self.history = History()
@@ -238,6 +246,7 @@ class Load:
         self._clients = clients
         self._lists = lists
         self._name = name
+        self._patience_s = patience_s
         self._enter = enter
         self._appended: dict[int, int] = {}  # by place: how many appends were made there
         self._over = threading.Event()
@@ -279,7 +288,7 @@ class Load:
         return int(self.in_place(self._append_to(key, entry, method)))
 
     async def _append_to(self, key: str, entry: str, method: str) -> int:
-        with closing(Caller(self._addresses, 0)) as caller:
+        with closing(Caller(self._addresses)) as caller:
             request_id = f"id-{entry}" if method == "append" else ""
             path, body = f"/journal/{key}/{method}", {"entry": entry}
             status, result = await _persist(caller, path, request_id, body)
@@ -314,7 +323,7 @@ class Load:
         return self.history.slowest_s(since_ns)
 
     async def _owner_of(self, key: str) -> str:
-        with closing(Caller(self._addresses, 0)) as caller:
+        with closing(Caller(self._addresses)) as caller:
             _, body = await _persist(caller, f"/journal/{key}/view", "", None)
             return str(body[2])
 
@@ -334,7 +343,7 @@ class Load:
 
     async def _read_all(self) -> dict[str, list[str]]:
         found = {}
-        with closing(Caller(self._addresses, 0)) as caller:
+        with closing(Caller(self._addresses)) as caller:
             for key in self.history.operations:
                 status, body = await _persist(caller, f"/journal/{key}/view", "", None)
                 assert status == 200, body
@@ -363,7 +372,7 @@ class Load:
     async def _client(self, number: int) -> None:
         client = f"{self._name}.{number}"
         stride = max(self._lists // self._clients, 1)
-        with closing(Caller(self._addresses, number)) as caller:
+        with closing(Caller(self._addresses, number, self._patience_s)) as caller:
             for count in range(1_000_000):
                 if self._over.is_set():
                     break

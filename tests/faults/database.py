@@ -35,6 +35,13 @@ _SETTINGS = {
     "fsync": "off",  # the machine does not fail here, only processes do
     "log_min_messages": "fatal",
 }
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+)
 
 
 class Database:
@@ -77,7 +84,7 @@ class Database:
     def use_another(self) -> None:
         """Make an empty database, and use it from now on."""
         name = f"t_{new_id()[:16]}"
-        until(lambda: self.asks(f"CREATE DATABASE {name}") or self._has(name), "a database")
+        until(lambda: self._has(name) or self.asks(f"CREATE DATABASE {name}"), "a database")
         self._name = name
 
     def _has(self, name: str) -> bool:
@@ -180,8 +187,19 @@ class Database:
         self._enter()
         try:
             return asyncio.run(self._ask(sql, arguments))
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except _AWAY:
             return None
+
+    def tells(self, sql: str, *arguments: Any) -> Any:
+        """The same, asked until there is an answer other than None."""
+        found: list[Any] = []
+
+        def is_told() -> bool:
+            found.append(self.asks(sql, *arguments))
+            return found[-1] is not None
+
+        until(is_told, sql)
+        return found[-1]
 
     async def _ask(self, sql: str, arguments: Sequence[Any]) -> Any:
         connection = await asyncpg.connect(self.url, timeout=2)

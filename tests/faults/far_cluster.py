@@ -69,8 +69,7 @@ class FarCluster:
             ON owner = incarnation) FROM perdure_member"""
         until(lambda: self.database.asks(sql, count), f"{count} members", 60)
 
-    def incarnation(self, machine: Machine) -> int | None:
-        """Under which the owner of a machine is a member now."""
-        sql = "SELECT max(incarnation) FROM perdure_member WHERE address = $1"
-        found: int | None = self.database.asks(sql, machine.member)
-        return found
+    def incarnation(self, machine: Machine) -> int:
+        """Under which the owner of a machine is a member now; 0: it is none."""
+        sql = "SELECT coalesce(max(incarnation), 0) FROM perdure_member WHERE address = $1"
+        return int(self.database.tells(sql, machine.member))

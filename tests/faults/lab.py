@@ -281,6 +281,9 @@ def seeded() -> random.Random:
     return random.Random(seed)
 
 
+IS_LONG = "PERDURE_FAULTS_RECORD" in os.environ  # by `scripts/faults`, not with the other tests
+unhurried = [pytest.mark.timeout(3600)] if IS_LONG else []
+
 needs_strace = pytest.mark.skipif(
     subprocess.run(["which", "strace"], capture_output=True).returncode != 0,
     reason="strace is not installed (apt-get install strace)",

@@ -101,10 +101,6 @@ class Network:
     def _rule(self, source: str, target: str) -> tuple[str, ...]:
         return ("from", self.address(source), "to", self.address(target), "blackhole")
 
-    def close_sockets(self, host: str, *what: str) -> None:
-        """Abort connections of a host, such as `dst 10.77.1.2`: both ends see a reset."""
-        self._run(host, "ss", "-K", *what)
-
     def _ip(self, host: str, *arguments: str) -> None:
         _ip("-n", self._prefix + host, *arguments)
 

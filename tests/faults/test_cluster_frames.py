@@ -11,10 +11,10 @@ import pytest
 from tests.faults.cluster_lab import Cluster, Load, errors_of
 from tests.faults.database import Database
 from tests.faults.frame_proxy import Bytes, Cutting, Mangling, Passing, Proxy
-from tests.faults.lab import note, seeded
+from tests.faults.lab import note, seeded, unhurried
 from tests.faults.supervised import free_port
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, *unhurried]
 
 ANSWERS = int(os.environ.get("PERDURE_ANSWERS", "600"))
 RATES = {"cut": 0.2, "drop": 0.2, "swap": 0.3, "double": 2.0, "delay": 1.0}

@@ -12,17 +12,16 @@ import pytest
 from tests.faults.cluster_lab import Cluster, Load, Machine
 from tests.faults.database import Database
 from tests.faults.far_cluster import FarCluster
-from tests.faults.lab import note, seeded
+from tests.faults.lab import IS_LONG, note, seeded, unhurried
 from tests.faults.network import needs_network
 from tests.faults.supervised import until
 
 from perdure.base.points import COMMIT_POINTS
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, *unhurried]
 
-FAILOVERS = int(os.environ.get("PERDURE_FAILOVERS", "3"))
-IS_LONG = FAILOVERS >= 100  # else the machine may be busy with something else just then
-GRACE_S = 0.0 if IS_LONG else 5.0
+FAILOVERS = int(os.environ.get("PERDURE_FAILOVERS", "2"))
+GRACE_S = 0.0 if IS_LONG else 5.0  # the machine may be busy with other tests
 LEASE_S = 3.0
 
 

@@ -11,10 +11,10 @@ import pytest
 from tests.faults.cluster_lab import APP, Cluster, Load, errors_of
 from tests.faults.database import Database
 from tests.faults.frame_proxy import Holding, Passing, Proxy
-from tests.faults.lab import note
+from tests.faults.lab import IS_LONG, note, unhurried
 from tests.faults.supervised import until
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, *unhurried]
 
 ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
 SOURCE = Path(__file__).parents[2] / "src"
@@ -87,7 +87,7 @@ def _newer_source(folder: Path) -> Path:
     return newer
 
 
-@pytest.mark.parametrize("is_class_changed", [False, True], ids=["release", "class"])
+@pytest.mark.parametrize("is_class_changed", [True, False] if IS_LONG else [True])
 def test_two_releases_live_side_by_side_and_back(
     database: Database, tmp_path: Path, is_class_changed: bool
 ) -> None:
