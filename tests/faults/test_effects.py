@@ -21,7 +21,7 @@ from tests.faults.effects import view_of
 from tests.faults.lab import Client, Died, Lost, Server, note, run, seeded
 
 from perdure.base.merge_patch import apply
-from perdure.base.points import POINTS
+from perdure.base.points import COMMIT_POINTS, EFFECT_POINTS
 
 pytestmark = pytest.mark.faults
 
@@ -350,7 +350,7 @@ def told(towns: list[Town]) -> str:
     )
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", COMMIT_POINTS + EFFECT_POINTS)
 def test_a_kill_at_every_point_leaves_each_effect_once(tmp_path: Path, point: str) -> None:
     town, kills = Town(), 0
     with Server(tmp_path, app=APP) as server:
