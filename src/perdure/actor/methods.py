@@ -7,7 +7,7 @@ type is known, and whether the method can wait at all was read from its bytecode
 import dis
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from operator import attrgetter
 from typing import Any, get_type_hints
@@ -192,6 +192,15 @@ class ActorType:
 def actor_type_of(actor_class: type[Actor]) -> ActorType:
     """The compiled form of a class; raises DefinitionError when it cannot work as an actor."""
     return ActorType(actor_class)
+
+
+def refuse_bound(actor_types: Iterable[ActorType]) -> None:
+    """Raise DefinitionError if one of these runs in this process already."""
+    for actor_type in actor_types:
+        if actor_type.is_bound:
+            raise DefinitionError(
+                f"{actor_type.actor_class.__name__} already runs in another App of this process"
+            )
 
 
 def bad_arguments(error: Exception) -> BadArgumentsError:

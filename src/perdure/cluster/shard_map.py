@@ -17,22 +17,12 @@ _NO_PLACE = 0xFFFF
 _PLACES = struct.Struct(f">{SHARDS}H")
 
 
-class ShardMap(msgspec.Struct, frozen=True, eq=False):
+class ShardMap(msgspec.Struct, frozen=True):
     """All members and all owners, of one version."""
 
     version: int
     members: Mapping[int, Member]  # by incarnation
     owners: Sequence[int]  # incarnations, by shard
-    portions: dict[int, frozenset[int]] = {}  # of these owners; `shards_of` fills it
-
-    def __eq__(self, other: object) -> bool:
-        """Whether they say the same, whatever either was asked before."""
-        if not isinstance(other, ShardMap):
-            return NotImplemented
-        mine = (self.version, self.members, tuple(self.owners))
-        return mine == (other.version, other.members, tuple(other.owners))
-
-    __hash__ = None  # type: ignore[assignment]
 
     def owner_of(self, key: str) -> Member | None:
         """The member that owns actors with this key; None: nobody just now."""
@@ -40,21 +30,16 @@ class ShardMap(msgspec.Struct, frozen=True, eq=False):
 
     def shards_of(self, incarnation: int) -> frozenset[int]:
         """All shards that a member owns."""
-        portion = self.portions.get(incarnation)
-        if portion is None:  # asked after each renewal of a lease, and seldom of another map
-            owners = self.owners
-            portion = frozenset([one for one in range(SHARDS) if owners[one] == incarnation])
-            self.portions[incarnation] = portion
-        return portion
+        owners = self.owners
+        return frozenset([shard for shard in range(SHARDS) if owners[shard] == incarnation])
 
     def followed_by(self, view: View) -> "ShardMap":
         """The map as of a newer view; this one if it is not newer."""
         if view.version < self.version:
             return self
         members = {member.incarnation: member for member in view.members}
-        if view.owners is None:
-            return ShardMap(view.version, members, self.owners, self.portions)
-        return ShardMap(view.version, members, tuple(view.owners))
+        owners = self.owners if view.owners is None else tuple(view.owners)
+        return ShardMap(view.version, members, owners)
 
 
 EMPTY = ShardMap(0, {}, (NOBODY,) * SHARDS)
@@ -76,9 +61,11 @@ def to_frame(shard_map: ShardMap) -> Map:
 def from_frame(frame: Map) -> ShardMap:
     """The map that another process has sent; raises ValueError if it is none."""
     try:
-        count = len(Member.__struct_fields__)  # a newer release may know more of them
-        members = [Member(*msgspec.convert(values, list)[:count]) for values in frame.members]
-        members = [msgspec.convert(msgspec.to_builtins(member), Member) for member in members]
+        names = Member.__struct_fields__  # a newer release may know more of them
+        members = [
+            msgspec.convert(dict(zip(names, values, strict=False)), Member)
+            for values in frame.members
+        ]
         owners = tuple(
             NOBODY if place == _NO_PLACE else members[place].incarnation
             for place in _PLACES.unpack(frame.owners)

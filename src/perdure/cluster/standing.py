@@ -84,6 +84,7 @@ class Standing:
         self._clock = clock
         self._ttl_s = lease_ttl_s
         self._held: set[int] = set()
+        self._mine_of = (self.map.owners, NOBODY, frozenset[int]())  # and what was theirs
         self._ends_s: dict[int, float] = {}  # when leases of others end, by this clock
         self._lease_since_s = math.inf
         self._sessions_lost = 0
@@ -230,7 +231,7 @@ class Standing:
         """Tell the node what it holds no longer, and then what it holds now."""
         if self.incarnation == NOBODY:
             return
-        mine = self.map.shards_of(self.incarnation)
+        mine = self._mine()
         if mine == self._held:
             return
         lost = self._held - mine - self.giving
@@ -240,6 +241,13 @@ class Standing:
             self.owner.lost(lost)
         if gained:
             self.owner.gained(gained)
+
+    def _mine(self) -> frozenset[int]:
+        """What the map says is ours: asked after each renewal, and seldom of other owners."""
+        asked = (self.map.owners, self.incarnation)
+        if self._mine_of[0] is not asked[0] or self._mine_of[1] != asked[1]:
+            self._mine_of = (*asked, self.map.shards_of(self.incarnation))
+        return self._mine_of[2]
 
     def _stand_down(self) -> None:
         self.incarnation = NOBODY

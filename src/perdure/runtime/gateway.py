@@ -12,11 +12,11 @@ from typing import Any
 
 from perdure.actor.activation import Activation
 from perdure.actor.gate import GroupCommit
-from perdure.actor.methods import ActorType, Method
+from perdure.actor.methods import ActorType, Method, refuse_bound
 from perdure.actor.transaction import transaction_of
 from perdure.actor.turn import Turn
 from perdure.base.clock import Clock, SystemClock
-from perdure.base.errors import DefinitionError, StoppingError, StoreError, TransactionError
+from perdure.base.errors import StoppingError, StoreError, TransactionError
 from perdure.base.limits import Limits
 from perdure.cluster import shard_map
 from perdure.cluster.network import Network
@@ -77,15 +77,15 @@ class Gateway:
 
     async def start(self) -> None:
         """Find the owners and take calls. Raises StoreError when the registry cannot be read."""
-        for actor_type in self.actor_types:
-            if actor_type.is_bound:
-                raise DefinitionError(
-                    f"{actor_type.actor_class.__name__} already runs in another App of this process"
-                )
+        refuse_bound(self.actor_types)
         self._station.start()
         if self._registry is not None:
-            await self._registry.open()
-            await self._look()
+            try:
+                await self._registry.open()
+                await self._look()
+            except BaseException:
+                await self._leave()
+                raise
             self._watcher = asyncio.create_task(self._keep_looking(), name="perdure-map")
         else:
             place = self._station.place
@@ -107,11 +107,14 @@ class Gateway:
             await self._clock.sleep(0.01)
         for task in [*self._tasks, *([self._watcher] if self._watcher else [])]:
             task.cancel()
+        await self._leave()
+        for actor_type in self.actor_types:
+            actor_type.bind(None)
+
+    async def _leave(self) -> None:
         await self._station.close()
         if self._registry is not None:
             await self._registry.close()
-        for actor_type in self.actor_types:
-            actor_type.bind(None)
 
     # -- the map ---------------------------------------------------------------------------------
 

@@ -30,9 +30,9 @@ in the one order that all keep to. Its runs so come to an end: each conflict amo
 the order needs an actor that was new to one of them, and what they want is finite. The wait has
 jitter, so that two do not give up at the same moment again and again.
 
-*Cost.* A guest costs a round trip and a wait for the owner's commit. Its own commit is a store's
-slower path (see `Batch.standing`). A conflict leaves out the transaction and what shares a commit
-with its actors; other actors of the same group commit do not notice.
+*Cost.* A guest costs a round trip and a wait for the owner's commit. Its own commit is one round
+trip to the store, as any, unless something is left out. A conflict leaves out the transaction and
+what shares a commit with its actors; other actors of the same group commit do not notice.
 """
 
 from collections.abc import Callable

@@ -25,14 +25,13 @@ from typing import Any
 from perdure.actor.activation import Activation
 from perdure.actor.answers import Origin
 from perdure.actor.gate import GroupCommit
-from perdure.actor.methods import ActorType, Method
+from perdure.actor.methods import ActorType, Method, refuse_bound
 from perdure.actor.model import current_turn
 from perdure.actor.transaction import Elsewhere, transaction_of
 from perdure.actor.turn import Turn, refuse_cycle
 from perdure.base.clock import Clock, SystemClock
 from perdure.base.errors import (
     DeadlineError,
-    DefinitionError,
     OverloadedError,
     StoppingError,
     StoreError,
@@ -98,11 +97,7 @@ class Node:
 
     async def start(self) -> None:
         """Open the store and take calls. Raises StoreError and its kinds."""
-        for actor_type in self.actor_types:
-            if actor_type.is_bound:
-                raise DefinitionError(
-                    f"{actor_type.actor_class.__name__} already runs in another App of this process"
-                )
+        refuse_bound(self.actor_types)
         await self.store.open([actor_type.schema for actor_type in self.actor_types])
         store, clock, types = self.store, self._clock, self.actor_types
         self._committer = Committer(store, clock, self._durable, self._broken)

@@ -13,7 +13,7 @@ after the second, is told by `_seen_again` and dropped: nobody listens at its li
 """
 
 from collections import OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -136,6 +136,17 @@ class Reception:
         self.loans = loans
         self._types = {actor_type.name: actor_type for actor_type in actor_types}
         self.blocks = Blocks(host, self._types, self._method)
+        self.takers: dict[type, Callable[[Link, Any], None]] = {  # by the kind of their frame
+            Call: self.call,
+            Ask: self.ask,
+            Watch: self.watch,
+            Posted: self.posted,
+            Borrow: self.borrow,
+            Returned: loans.returned,
+            Open: self.blocks.open,
+            Lock: self.blocks.lock,
+            Close: self.blocks.close,
+        }
         self._under_way: dict[Origin, RemoteTurn] = {}
         self._seen_again: OrderedDict[Origin, None] = OrderedDict()
         self._watched: dict[tuple[ActorType, str], _Watchers] = {}
@@ -249,22 +260,6 @@ class Reception:
             self.loans.ask(link, borrow, actor_type)
         except PerdureError as error:
             link.send(failed(borrow.id, error))
-
-    def returned(self, link: Link, frame: Returned) -> None:
-        """Take back an actor that was lent."""
-        self.loans.returned(link, frame)
-
-    def open(self, link: Link, frame: Open) -> None:
-        """Begin a transaction."""
-        self.blocks.open(link, frame)
-
-    def lock(self, link: Link, frame: Lock) -> None:
-        """Take an actor for one."""
-        self.blocks.lock(link, frame)
-
-    def close(self, link: Link, frame: Close) -> None:
-        """End one."""
-        self.blocks.close(link, frame)
 
     # -- what else they ask ----------------------------------------------------------------------
 

@@ -22,20 +22,13 @@ from perdure.base.limits import Limits
 from perdure.cluster import shard_map
 from perdure.cluster.frames import (
     Answer,
-    Ask,
     Borrow,
     Call,
     Changed,
-    Close,
     Failed,
     Frame,
-    Lock,
     Map,
     NotMine,
-    Open,
-    Posted,
-    Returned,
-    Watch,
 )
 from perdure.cluster.handshake import Identity
 from perdure.cluster.link import Link
@@ -157,7 +150,7 @@ class Station:
         elif kind is Changed:
             self.watches.changed(frame)  # type: ignore[arg-type]
         elif self.reception is not None:
-            _RECEIVED[kind](self.reception, link, frame)
+            self.reception.takers[kind](link, frame)
         elif kind is Call or kind is Borrow:
             link.send(NotMine(frame.id, self.map.version))  # type: ignore[union-attr]
 
@@ -177,19 +170,6 @@ class Station:
 
     def unreachable(self, member: Member, error: Exception) -> None:
         """It could not be reached, which tells nothing about whether it lives."""
-
-
-_RECEIVED: dict[type, Callable[..., None]] = {
-    Call: Reception.call,
-    Ask: Reception.ask,
-    Watch: Reception.watch,
-    Posted: Reception.posted,
-    Borrow: Reception.borrow,
-    Returned: Reception.returned,
-    Open: Reception.open,
-    Lock: Reception.lock,
-    Close: Reception.close,
-}
 
 
 def _network_of(place: Place) -> Network:

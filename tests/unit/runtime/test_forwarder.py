@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from perdure import Actor, DeadlineError, Limits, OverloadedError, UnreachableError, read
-from perdure.actor.methods import actor_type_of
+from perdure import DeadlineError, Limits, OverloadedError, UnreachableError
 from perdure.base.errors import (
     FencedError,
     InterruptedCallError,
@@ -21,22 +20,8 @@ from perdure.store.api import Query, Stream
 from perdure.store.registry import NOBODY
 from perdure.testing import VirtualClock, async_test, spin
 
-from .wire import FakeLink, FakeLinks, map_of
+from .wire import COUNTER, FakeLink, FakeLinks, map_of
 
-
-class Counter(Actor):
-    count: int = 0
-
-    async def hit(self) -> int:
-        self.count += 1
-        return self.count
-
-    @read
-    async def view(self) -> int:
-        return self.count
-
-
-COUNTER = actor_type_of(Counter)
 CURED = (FencedError, StoppingError, OutcomeUnknownError)
 
 

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from perdure import Actor, Limits, read
+from perdure import Limits
 from perdure.actor.answers import answers_of
-from perdure.actor.methods import actor_type_of
 from perdure.base.errors import (
     CycleError,
     InterruptedCallError,
@@ -22,22 +21,8 @@ from perdure.runtime.reception import Reception
 from perdure.store.api import Query, Stream
 from perdure.testing import async_test, spin
 
-from .wire import FakeLink
+from .wire import COUNTER, FakeLink
 
-
-class Counter(Actor):
-    count: int = 0
-
-    async def hit(self) -> int:
-        self.count += 1
-        return self.count
-
-    @read
-    async def view(self) -> int:
-        return self.count
-
-
-COUNTER = actor_type_of(Counter)
 ME = ("sender", 7)
 
 
@@ -89,7 +74,9 @@ class Host:
 class Receiving:
     def __init__(self):
         self.host = Host()
-        self.reception = Reception(self.host, [COUNTER], SimpleNamespace(closed=lambda _link: None))
+        self.reception = Reception(
+            self.host, [COUNTER], SimpleNamespace(returned=None, closed=lambda _link: None)
+        )
 
     def call(self, link, method="hit", **options):
         call = Call(ME[1], 5.0, COUNTER.name, "a", method, b"{}", **options)

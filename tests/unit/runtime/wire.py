@@ -2,9 +2,26 @@
 
 from types import SimpleNamespace
 
+from perdure import Actor, read
+from perdure.actor.methods import actor_type_of
 from perdure.base.shards import SHARDS
 from perdure.cluster.shard_map import ShardMap
 from perdure.store.registry import NOBODY, Member
+
+
+class Counter(Actor):
+    count: int = 0
+
+    async def hit(self) -> int:
+        self.count += 1
+        return self.count
+
+    @read
+    async def view(self) -> int:
+        return self.count
+
+
+COUNTER = actor_type_of(Counter)
 
 
 class FakeLink:
