@@ -33,7 +33,7 @@ from perdure.store.postgres_tables import table_sql_name
 
 SESSIONS_MAX = 4
 READ_S = 5.0
-_TRIES_MAX = 3
+_TRIES_MAX = 5
 LONG_READ_S = 30.0  # counts and searches
 _GRACE_S = 0.1  # so that a connection that does not come about is known as that
 
