@@ -136,7 +136,7 @@ def test_perdure_run_takes_the_command_line(name: str, monkeypatch: pytest.Monke
     taken = []
 
     def look(options: ServeOptions, how: RunOptions) -> int:
-        layout = layout_of(how.web, how.state, options.store)
+        layout = layout_of(how.web, how.state, options.stores)
         cluster = how.cluster
         if cluster.key_file is not None:
             assert str(cluster.key_file) == f"/run/secrets/{secret_of(name)}"

@@ -82,7 +82,7 @@ class Machine:
             place = Place("web", process.name, KEY)
             self.app = Gateway(
                 types,
-                store.registry,
+                [store.registry],
                 place,
                 limits=cluster.limits,
                 clock=clock,

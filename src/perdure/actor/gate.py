@@ -145,6 +145,12 @@ class GroupCommit(OutputGate):
         if turn.origin is not None or turn.root is not None:
             self._remember(turn, None)
 
+    def hold_outside(self, turn: Turn, waiter: "Future[None]") -> None:
+        """A turn is about to do what no commit of this store holds: resolve `waiter` when it is
+        durable that the turn has begun."""
+        self._remember(turn, None)
+        self.hold_future(waiter, turn.activation)
+
     def open(self) -> None:
         """Let everything out; what goes on has begun, with all that waits for it."""
         for activation, turn in self.begun:

@@ -25,6 +25,10 @@ class Host(EntryReader, Protocol):
         """Until when nobody else can own these actors; inf: for ever."""
         ...
 
+    def is_abroad(self, key: str) -> bool:
+        """True if actors with this key are in another database."""
+        ...
+
     def join_commit(self) -> GroupCommit:
         """The group commit that is filling up; it will be written without further asking."""
         ...

@@ -2,7 +2,8 @@
 
 A message is a row that its sender's commit writes and its receiver's commit takes away. So it is
 applied once, however often the process dies between the two: there is nothing to remember at the
-receiver, since both commits are of one database.
+receiver, since both commits are of one database. Where they are not, the sender's process calls the
+receiver, under an idempotency key that is the message's own, and then takes the row away.
 """
 
 from collections.abc import Callable, Generator
@@ -12,7 +13,7 @@ from perdure.actor.effects import send
 from perdure.actor.model import Caller, running_turn
 from perdure.base.codec import encode
 from perdure.base.errors import BadArgumentsError, UnencodableError
-from perdure.store.api import OUTLET
+from perdure.store.api import ABROAD, OUTLET
 
 if TYPE_CHECKING:
     from perdure.actor.methods import ActorType, Method
@@ -57,7 +58,8 @@ def send_to_actor(
 ) -> None:
     """Add a message to the effects of the turn; raises BadArgumentsError, LimitError."""
     arguments = encode(method.arguments_from_python(positional, named))
-    _send(turn, (method.actor_type.name, key), method.name, arguments)
+    abroad = ABROAD if turn.activation.host.is_abroad(key) else ""
+    _send(turn, (abroad + method.actor_type.name, key), method.name, arguments)
 
 
 class OutletSender:

@@ -229,8 +229,8 @@ class StoreBrokenError(StoreError):
 
 
 class OtherClusterError(StoreError):
-    """Raised when processes with another cluster key run on this database. They and this one could
-    not reach each other."""
+    """Raised when this database is not this process's: processes with another cluster key run on
+    it, and they and this one could not reach each other; or it is another cell."""
 
     kind = "other-cluster"
 

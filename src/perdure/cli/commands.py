@@ -36,8 +36,11 @@ def run(
     ],
     data: Annotated[str, typer.Option(help="Directory of the SQLite store.")] = "./data",
     store: Annotated[
-        str | None,
-        typer.Option(help="Store URL instead of --data: sqlite:DIR, memory: or postgresql://…"),
+        list[str] | None,
+        typer.Option(
+            help="Store URL instead of --data: sqlite:DIR, memory: or postgresql://… "
+            "Several: the actors are spread over these databases."
+        ),
     ] = None,
     listen: Annotated[str, typer.Option(help="HOST:PORT")] = "127.0.0.1:8000",
     web: Annotated[
@@ -82,7 +85,10 @@ def run(
 
     options = ServeOptions(
         target=target,
-        store=f"{store}:{data}" if store == "postgresql:embedded" else store or f"sqlite:{data}",
+        stores=tuple(
+            f"{one}:{data}" if one == "postgresql:embedded" else one
+            for one in store or [f"sqlite:{data}"]
+        ),
         log_level=log_level,
         log_format=log_format,
     )

@@ -1,6 +1,7 @@
 """The one line that says what runs, where it is reached, and where its data are."""
 
 import socket
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from perdure.cli.address import url_of
@@ -11,8 +12,14 @@ from perdure.cli.options import ServeOptions
 def greeting(options: ServeOptions, bound: socket.socket | None, layout: Layout) -> str:
     """What `perdure run` says once everything serves."""
     what = f"serving {options.target} on {url_of(bound)}" if bound else f"running {options.target}"
-    told = [text for text in (str(layout), _data(options.store)) if text]
+    told = [text for text in (str(layout), _all_data(options.stores)) if text]
     return f"Perdure is {what} ({'; '.join(told)})"
+
+
+def _all_data(stores: Sequence[str]) -> str:
+    if len(stores) == 1:
+        return _data(stores[0])
+    return f"{_data(stores[0])} and {len(stores) - 1} more"
 
 
 def _data(store: str) -> str:

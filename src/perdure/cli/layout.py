@@ -5,12 +5,14 @@
     --web N --state M            M own the actors: only with PostgreSQL
     --web N --state 0            the owners are on other machines
     --web 0 --state M            the requests arrive at other machines
+    --store A --store B          the actors are spread over two databases; M processes for each
 
 A store *has a registry* if several processes can own its actors and find each other in it: only
 PostgreSQL does. Without one there is one owner, and whoever wants to be it has to wait until the
 one before has left.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,6 +30,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     web: int | None = None
     state: int | None = None
     has_registry: bool = False
+    cells: int = 1  # databases; the numbers of state processes go round them
 
     @property
     def is_one(self) -> bool:
@@ -57,9 +60,12 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     authority: Path | None = None
 
 
-def layout_of(web: int | None, state: int | None, store: str) -> Layout:
+def layout_of(web: int | None, state: int | None, stores: Sequence[str]) -> Layout:
     """The layout that these options mean; raises Failure if it cannot work."""
-    has_registry = store.startswith("postgresql:")
+    has_registry = all(store.startswith("postgresql:") for store in stores)
+    cells = len(stores)
+    if cells > 1:
+        _check_cells(web, stores, has_registry=has_registry)
     if web is None:
         if state is not None:
             raise Failure(
@@ -77,7 +83,19 @@ def layout_of(web: int | None, state: int | None, store: str) -> Layout:
             "on the machine that serves the requests",
             "--store postgresql://…, or --web N without --state",
         )
-    return Layout(web=web, state=state, has_registry=has_registry)
+    return Layout(web=web, state=state * cells, has_registry=has_registry, cells=cells)
+
+
+def _check_cells(web: int | None, stores: Sequence[str], *, has_registry: bool) -> None:
+    if not has_registry:
+        raise Failure("actors are spread over several databases only with PostgreSQL")
+    if len(set(stores)) < len(stores):
+        raise Failure("--store names the same database twice")
+    if web is None:
+        raise Failure(
+            "a process owns actors of one database only, and so cannot serve all of them alone",
+            "add --web 1",
+        )
 
 
 def check_cluster(cluster: ClusterOptions, layout: Layout) -> None:

@@ -9,7 +9,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a process serves, what its part in it is, and how to talk about it."""
 
     target: str
-    store: str
+    stores: tuple[str, ...]  # several: the cells of one app, in their order
     log_level: str = "warning"
     log_format: str = "text"
     is_again: bool = False  # another process was here before this one

@@ -70,10 +70,11 @@ class Places:
             self._key,
             listen,
             advertise,
-            self._only_owner() if alone else None,
-            _text(self._cluster.certificate),
-            _text(self._cluster.private_key),
-            _text(self._cluster.authority),
+            cell=max(number - 1, 0) % self._layout.cells if role == "state" else 0,
+            state_at=self._only_owner() if alone else None,
+            certificate=_text(self._cluster.certificate),
+            private_key=_text(self._cluster.private_key),
+            authority=_text(self._cluster.authority),
         )
 
     def give_back(self, place: Place) -> None:

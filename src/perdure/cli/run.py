@@ -27,12 +27,13 @@ def run_app(options: ServeOptions, run: RunOptions) -> int:
     """Serve until stopped; returns the exit code. Raises Failure."""
     _check("--log-level", options.log_level, _LEVELS)
     _check("--log-format", options.log_format, _FORMATS)
-    _check_store(options.store)
-    layout = layout_of(run.web, run.state, options.store)
+    for store in options.stores:
+        _check_store(store)
+    layout = layout_of(run.web, run.state, options.stores)
     check_cluster(run.cluster, layout)
     if not (run.with_supervisor or layout.is_one):
         raise Failure("several processes need their supervisor", "leave out --no-supervisor")
-    places = Places(layout, run.cluster, options.store)
+    places = Places(layout, run.cluster, options.stores[0])
     bound = None if layout.web == 0 else bind(run.listen)
     _warn_of_open_key(options, run.cluster)
     if run.with_supervisor:

@@ -92,7 +92,7 @@ class _Serving:
 
     async def run(self) -> int:
         self._end = asyncio.Event()
-        await self._app.start(self._options.store, self._on_broken, self._options.place)
+        await self._app.start(self._options.stores, self._on_broken, self._options.place)
         await self._reach_owners()
         if self._bound is not None:
             await self._take_requests(self._bound)

@@ -9,6 +9,7 @@ the Host of its reception. Where the store has no registry it owns everything: t
 web processes, which own nothing.
 """
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +21,18 @@ from perdure.actor.answers import Origin
 from perdure.actor.host import Watcher
 from perdure.actor.locks import LockTurn
 from perdure.actor.methods import ActorType
+from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
-from perdure.base.clock import Clock
-from perdure.base.errors import FencedError, InterruptedCallError, StoreError
+from perdure.base.clock import Clock, SystemClock
+from perdure.base.codec import decoder
+from perdure.base.errors import FencedError, InterruptedCallError, StoreError, TransactionError
 from perdure.base.limits import Limits
-from perdure.base.shards import SHARDS
+from perdure.base.shards import SHARDS, Cell
 from perdure.cluster.handshake import fingerprint_of
 from perdure.cluster.membership import Membership
 from perdure.cluster.network import Network
 from perdure.cluster.shard_map import ShardMap
+from perdure.runtime.cells import Cells, refuse_unique
 from perdure.runtime.guests import BorrowTurn, Guests
 from perdure.runtime.live import LiveHub
 from perdure.runtime.loans import Loans, LoanTurn
@@ -39,12 +43,16 @@ from perdure.runtime.place import Place
 from perdure.runtime.reception import Reception, RemoteTurn
 from perdure.runtime.station import RELEASE, SOLE_INCARNATION, Station
 from perdure.runtime.territory import Territory
-from perdure.store.api import Store, Stream
+from perdure.store.api import ABROAD, Message, Query, Store, StoredActor, Stream
+from perdure.store.memory_query import merged
+from perdure.store.registry import Registry
 
 log = logging.getLogger("perdure.node")
 
 _CLOSE_S = 2.0  # that turns of a shard have to end before it is handed over another time
 _LOOK_S = 0.002
+
+_decode_caller = decoder(Caller).decode
 
 
 class ClusterNode(Node):
@@ -61,7 +69,18 @@ class ClusterNode(Node):
         clock: Clock | None = None,
         on_broken: Callable[[Exception], None] | None = None,
         network: Network | None = None,
+        abroad: Mapping[int, Registry] | None = None,
     ) -> None:
+        """A node of one cell.
+
+        Args:
+            abroad: the registries of all other cells, by number.
+        """
+        abroad = abroad or {}
+        self._cell = Cell(place.cell, len(abroad) + 1)
+        self._abroad = Cells(
+            abroad, self._cell.count, place, clock or SystemClock(), limits, network=network
+        )
         self._place = place
         self._network = network
         self._membership: Membership | None = None
@@ -84,12 +103,17 @@ class ClusterNode(Node):
         self._loans = Loans(self, self._clock)
         self._station.reception = self._reception = Reception(self, self.actor_types, self._loans)
         self._station.guests = self._guests = Guests(self, self._clock, self._station.forwarder)
-        return LiveHub(self, self._station.watches.watch)
+        return LiveHub(self, self._watch)
+
+    def _watch(self, actor_type: ActorType, key: str, watcher: Watcher, *, on: bool) -> None:
+        ways = self._abroad if self.is_abroad(key) else self._station.watches
+        ways.watch(actor_type, key, watcher, on=on)
 
     # -- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open the store, join the others and take calls. Raises StoreError and its kinds."""
+        refuse_unique(self.actor_types, self._cell.count)
         await super().start()
         self._station.start()
         try:
@@ -106,6 +130,9 @@ class ClusterNode(Node):
             await self._listen()
             return
         await registry.open()
+        await registry.claim(self._cell)
+        for trouble in await self._abroad.start():
+            log.warning("a cell cannot be seen yet", extra={"error": str(trouble)})
         self._membership = Membership(
             registry,
             self,
@@ -133,7 +160,7 @@ class ClusterNode(Node):
             while not self._station.forwarder.is_idle and self.now_s() < end_s:
                 await self._clock.sleep(_LOOK_S)
         await super().stop(max(end_s - self.now_s(), 0.0))
-        await self._station.close()
+        await asyncio.gather(self._station.close(), self._abroad.close())
         if self.store.registry is not None:
             await self.store.registry.close()
 
@@ -152,6 +179,9 @@ class ClusterNode(Node):
             super().submit(actor_type, key, turn)
         elif territory.has(key):
             territory.wait(actor_type, key, turn)
+        elif self.is_abroad(key):
+            self._submit_abroad(actor_type, key, turn)
+            return
         elif isinstance(turn, LockTurn):
             if isinstance(turn, LoanTurn):
                 turn.turn_away(self.map_version)
@@ -167,20 +197,48 @@ class ClusterNode(Node):
         if turn.is_lock:
             self._guests.watch_over(turn)  # type: ignore[arg-type]
 
+    def _submit_abroad(self, actor_type: ActorType, key: str, turn: Turn) -> None:
+        if isinstance(turn, LockTurn):
+            turn.fail(
+                TransactionError(
+                    f"{actor_type.name}/{key} lives in another database than {self._cell}: "
+                    "a transaction is one commit, and so of one database"
+                )
+            )
+        elif isinstance(turn, RemoteTurn):
+            turn.turn_away(self.map_version)
+        else:
+            self._abroad.to(key).submit(actor_type, key, turn)
+
     async def _call_within(self, parent: Turn, key: str, turn: LocalTurn) -> bytes:
         if self._territory.has(key):
             return await super()._call_within(parent, key, turn)
         if self.now_s() >= self.lease_until_s:
             # whoever owns the caller next may run it again, from its begin
             raise FencedError(f"{parent}: the lease of this process is over")
+        is_abroad = self.is_abroad(key)
         if not turn.method.read and turn.request_id is None:
             parent.has_begun()
+            if is_abroad:
+                await self._note_begun(parent)
         held = [one.activation for one in parent.holders()]
         turn.chain = [*parent.chain, *((one.actor_type.name, one.key) for one in reversed(held))]
+        if is_abroad:
+            turn.root, turn.standing = None, ()  # what they name is not in that database
+            self._abroad.to(key).submit(turn.method.actor_type, key, turn)
+            return await turn.result(self._clock)
         if self._membership is not None:
             turn.standing = [*parent.standing, self._membership.incarnation]
         self._station.forwarder.submit(turn.method.actor_type, key, turn)
         return await turn.result(self._clock)
+
+    async def _note_begun(self, turn: Turn) -> None:
+        """Commit that what this turn is a part of has begun, before it does something in another
+        database: that cannot tell, if this process dies, who might run it once more."""
+        if turn.origin is not None or turn.root is not None:
+            waiter = asyncio.get_running_loop().create_future()
+            self.join_commit().hold_outside(turn, waiter)
+            await waiter
 
     def activation(self, actor_type: ActorType, key: str) -> Activation:
         """The actor in memory, loaded or loading; one that lives elsewhere is never loaded."""
@@ -212,6 +270,36 @@ class ClusterNode(Node):
             activation.actor_type, activation.key, turn, after_pause=True
         )
         return True
+
+    # -- other cells -----------------------------------------------------------------------------
+
+    def is_abroad(self, key: str) -> bool:
+        """True if actors with this key are in another cell."""
+        return not self._cell.has(key)
+
+    async def deliver_abroad(self, message: Message) -> None:
+        """Call the receiver in its cell, which remembers the message as an idempotency key."""
+        stream = message.stream
+        method = self._reception.method(stream.receiver_type.removeprefix(ABROAD), message.method)
+        turn = LocalTurn(
+            method,
+            method.arguments_from_json(message.arguments),
+            deadline_s=self.now_s() + self.limits.call_timeout_s,
+            caller=None if message.caller is None else _decode_caller(message.caller),
+            request_id=message.uid,
+            answer=asyncio.get_running_loop().create_future(),
+        )
+        self._abroad.to(stream.receiver_key).submit(method.actor_type, stream.receiver_key, turn)
+        await turn.result(self._clock)
+
+    async def query(self, query: Query) -> list[StoredActor]:
+        """Look at what is committed, in every cell; see `Router.query`."""
+        here = super().query(query)
+        if self._cell.count == 1:
+            return await here
+        deadline_s = self.now_s() + self.limits.call_timeout_s
+        own, others = await asyncio.gather(here, self._abroad.ask(query, deadline_s))
+        return merged(query, [own, *others])
 
     # -- as the owner of shards ------------------------------------------------------------------
 
@@ -251,7 +339,7 @@ class ClusterNode(Node):
 
     def gained(self, shards: AbstractSet[int] | range) -> None:
         """These shards are its own from now on."""
-        self._territory.open(shards)
+        self._territory.open(shard for shard in shards if shard in self._cell.shards)
         self._outbox.gained()
         self._scheduler.moved()
 
@@ -262,7 +350,8 @@ class ClusterNode(Node):
     def lose_all(self, error: Exception) -> None:
         """All shards are others' from now on."""
         self._station.be(0)
-        self._station.forwarder.fall(error)
+        for forwarder in (self._station.forwarder, *self._abroad.forwarders):
+            forwarder.fall(error)
         self._throw_away(self._territory.owned, error)
         self._committer.fall(error)
 

@@ -5,6 +5,7 @@ of it has happened, and a `@transaction` function runs again.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from perdure.actor.methods import ActorType, Method
 from perdure.base.clock import Clock
@@ -29,8 +30,11 @@ _PAUSE_S = 0.02
 class BlockElsewhere:
     """One block."""
 
-    def __init__(self, forwarder: Forwarder, clock: Clock, deadline_s: float) -> None:
-        self._forwarder = forwarder
+    def __init__(
+        self, forwarder_of: Callable[[str], Forwarder], clock: Clock, deadline_s: float
+    ) -> None:
+        self._forwarder_of = forwarder_of  # by the key of its first actor
+        self._forwarder: Forwarder = None  # type: ignore[assignment]  # known with the first actor
         self._clock = clock
         self._deadline_s = deadline_s
         self._opening = asyncio.Lock()
@@ -60,6 +64,7 @@ class BlockElsewhere:
             while self._link is None:
                 if self._left_s() <= 0:
                     raise DeadlineError("nobody who owns the transaction's actors was reached")
+                self._forwarder = self._forwarder_of(key)
                 found = self._forwarder.owner_link(key)
                 if found is not None:
                     await self._open_at(*found, Open(0, self._left_s(), actor_type.name, key))

@@ -32,6 +32,7 @@ from perdure.actor.turn import Turn, refuse_cycle
 from perdure.base.clock import Clock, SystemClock
 from perdure.base.errors import (
     DeadlineError,
+    NotFoundError,
     OverloadedError,
     StoppingError,
     StoreError,
@@ -46,7 +47,7 @@ from perdure.runtime.local_turn import LocalTurn
 from perdure.runtime.outbox import Outbox
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.scheduler import Scheduler
-from perdure.store.api import Query, RequestRecord, Store, StoredActor, Stream
+from perdure.store.api import Message, Query, RequestRecord, Store, StoredActor, Stream
 
 log = logging.getLogger("perdure.node")
 
@@ -145,6 +146,14 @@ class Node:
     def post(self, streams: Sequence[Stream]) -> None:
         """Tell others of messages for their actors; here all are ours."""
 
+    def is_abroad(self, _key: str) -> bool:
+        """False: all actors are in this store."""
+        return False
+
+    async def deliver_abroad(self, message: Message) -> None:
+        """There is nobody to deliver it to."""
+        raise NotFoundError(f"{message.stream.receiver_type} lives in a cell that is not there")
+
     def takes_again(self, _turn: Turn, _error: BaseException) -> bool:
         """True if a turn that failed so has been sent elsewhere instead."""
         return False
@@ -236,6 +245,10 @@ class Node:
         """Look at what is committed; see `Router.query`."""
         if not self._running and current_turn.get() is None:
             raise StoppingError("this process is stopping")
+        return await self.query_here(query)
+
+    async def query_here(self, query: Query) -> list[StoredActor]:
+        """Look at what is committed in this store. Raises DeadlineError, StoreError."""
         limit_s = self.limits.call_timeout_s
         try:
             async with asyncio.timeout(limit_s) as timeout:

@@ -36,7 +36,7 @@ from perdure.base.codec import decoder
 from perdure.base.errors import NotFoundError, PerdureError, StoreError
 from perdure.base.limits import Limits
 from perdure.runtime.outlets import Delivery, Outlet
-from perdure.store.api import OUTLET, Deferral, Message, Store, Stream
+from perdure.store.api import ABROAD, OUTLET, Deferral, Message, Store, Stream
 
 log = logging.getLogger("perdure.outbox")
 
@@ -63,6 +63,10 @@ class Courier(Protocol):
 
     def submit(self, actor_type: ActorType, key: str, turn: Turn) -> None:
         """Take one call."""
+        ...
+
+    async def deliver_abroad(self, message: Message) -> None:
+        """Let the receiver, in another database, take the message once, however often it comes."""
         ...
 
     def join_commit(self) -> GroupCommit:
@@ -258,14 +262,12 @@ class Outbox:
         self._courier.submit(actor_type, message.stream.receiver_key, turn)
 
     async def _deliver_outside(self, line: _Line, message: Message) -> None:
-        """Hand it to its outlet, and take it out of the store once the outlet has it."""
-        name = message.stream.receiver_type.removeprefix(OUTLET)
+        """Hand it to its outlet, or to another database, and take it out of the store then."""
         try:
-            outlet = self._outlets.get(name)
-            if outlet is None:
-                raise NotFoundError(f"the App has no outlet {name!r}")
-            async with asyncio.timeout(self._courier.limits.call_timeout_s):
-                await outlet(Delivery.of(message, line.attempts))
+            if message.stream.receiver_type.startswith(ABROAD):
+                await self._courier.deliver_abroad(message)
+            else:
+                await self._hand_to_outlet(line, message)
             waiter = asyncio.get_running_loop().create_future()
             commit = self._courier.join_commit()
             commit.taken.append((None, message))
@@ -275,6 +277,14 @@ class Outbox:
             self.failed(line, error)
         else:
             self.delivered(line)
+
+    async def _hand_to_outlet(self, line: _Line, message: Message) -> None:
+        name = message.stream.receiver_type.removeprefix(OUTLET)
+        outlet = self._outlets.get(name)
+        if outlet is None:
+            raise NotFoundError(f"the App has no outlet {name!r}")
+        async with asyncio.timeout(self._courier.limits.call_timeout_s):
+            await outlet(Delivery.of(message, line.attempts))
 
     def delivered(self, line: _Line) -> None:
         """The first message of the line has arrived, and is gone from the store."""

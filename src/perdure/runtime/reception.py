@@ -111,8 +111,8 @@ class Host(Carrier, Protocol):
         """What commits hold for a call, packed; see `Store.find_answers`."""
         ...
 
-    async def query(self, query: Query) -> list[StoredActor]:
-        """The committed actors that fit."""
+    async def query_here(self, query: Query) -> list[StoredActor]:
+        """The committed actors of this store that fit."""
         ...
 
     def watch_here(self, actor_type: ActorType, key: str, watcher: Watcher, *, on: bool) -> None:
@@ -135,7 +135,7 @@ class Reception:
         self._host = host
         self.loans = loans
         self._types = {actor_type.name: actor_type for actor_type in actor_types}
-        self.blocks = Blocks(host, self._types, self._method)
+        self.blocks = Blocks(host, self._types, self.method)
         self.takers: dict[type, Callable[[Link, Any], None]] = {  # by the kind of their frame
             Call: self.call,
             Ask: self.ask,
@@ -182,7 +182,7 @@ class Reception:
             host.submit(method.actor_type, call.key, turn)
 
     def _turn(self, link: Link, call: Call, origin: Origin) -> RemoteTurn:
-        method = self._method(call.actor_type, call.method)
+        method = self.method(call.actor_type, call.method)
         if call.chain and (call.actor_type, call.key) in call.chain:
             way = " → ".join(f"{name}({key!r})" for name, key in [*call.chain, call.chain[0]])
             raise CycleError(f"this call would wait for itself: {way}")
@@ -201,7 +201,8 @@ class Reception:
             id=call.id,
         )
 
-    def _method(self, type_name: str, name: str) -> Method:
+    def method(self, type_name: str, name: str) -> Method:
+        """The method of a class of this App; raises NotFoundError."""
         actor_type = self._types.get(type_name)
         method = None
         if actor_type is not None:
@@ -269,7 +270,7 @@ class Reception:
 
     async def _ask(self, link: Link, ask: Ask) -> None:
         try:
-            found = await self._host.query(_decode_query(ask.query))
+            found = await self._host.query_here(_decode_query(ask.query))
             link.send(Answer(ask.id, _encode_actors(found)))
         except (PerdureError, msgspec.MsgspecError) as error:  # or too many to be told
             link.send(failed(ask.id, error))

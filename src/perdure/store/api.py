@@ -21,6 +21,9 @@ from perdure.store.registry import Registry
 OUTLET = "@"
 """What the receiver type of a message to an outlet begins with; no actor type can."""
 
+ABROAD = OUTLET + "/"
+"""What it begins with for an actor in another database, whose type follows."""
+
 # -- what a store must know of a class -----------------------------------------------------------
 
 
@@ -111,7 +114,7 @@ class Stream(msgspec.Struct, frozen=True):
 
     sender_type: str
     sender_key: str
-    receiver_type: str  # an actor type, or `@name` for an outlet
+    receiver_type: str  # an actor type, `@name` for an outlet, or `@/` and a type: see ABROAD
     receiver_key: str
 
     @property

@@ -5,9 +5,11 @@ first, then numbers (booleans are 0 and 1), then texts by code point. What does 
 its field, such as a list, or a text that is no number in a `decimal`, counts as null.
 """
 
+import heapq
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -68,6 +70,18 @@ def select(rows: Iterable[StoredActor], query: Query) -> list[StoredActor]:
             placed.append((place, row))
     placed.sort(key=operator.itemgetter(0))
     return [row for _, row in placed[: query.limit]]
+
+
+def merged(query: Query, parts: Sequence[Sequence[StoredActor]]) -> list[StoredActor]:
+    """What several databases have found, each in order, as if one had."""
+    if len(parts) == 1:
+        return list(parts[0])
+    fields = [ordering.field for ordering in query.orderings]
+
+    def place(row: StoredActor) -> tuple[Any, ...]:
+        return _place(query, ranks(fields, row.key, row.state), row.key)
+
+    return list(islice(heapq.merge(*parts, key=place), query.limit))
 
 
 # -- conditions ----------------------------------------------------------------------------------

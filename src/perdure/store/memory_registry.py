@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 
 from perdure.base.clock import Clock
-from perdure.base.shards import SHARDS
-from perdure.store.registry import NOBODY, Member, View, fenced, other_cluster
+from perdure.base.shards import SHARDS, Cell
+from perdure.store.registry import NOBODY, Member, View, fenced, other_cell, other_cluster
 
 
 class MemoryRegistry:
@@ -27,6 +27,7 @@ class MemoryRegistry:
         self._clock = clock
         self.session_lost: Callable[[], None] = lambda: None
         self._is_connected = is_connected or (lambda _incarnation: False)
+        self._cell: Cell | None = None
         self._last = NOBODY
         self._version = 1
         self._members: dict[int, Member] = {}
@@ -38,6 +39,12 @@ class MemoryRegistry:
 
     async def open(self, *, make_tables: bool = True) -> None:
         """Nothing: what is in memory is open."""
+
+    async def claim(self, cell: Cell) -> None:
+        if self._cell is None:
+            self._cell = cell if self._last == NOBODY else Cell()
+        if self._cell != cell:
+            raise other_cell(self._cell, cell)
 
     async def close(self) -> None:
         """Nothing: memberships stay."""

@@ -14,9 +14,14 @@ import asyncpg
 
 from perdure.base.codec import decoder
 from perdure.base.errors import FencedError, StoreError
+from perdure.base.shards import Cell
 from perdure.store.postgres_link import NAME, LostError, Server, Session
 from perdure.store.postgres_registry_tables import (
+    CELL,
+    CLAIM,
     CREATE,
+    CREATE_CELL,
+    IS_CLAIMED,
     IS_THERE,
     LOCK_SCHEMA,
     LOCK_WAIT_S,
@@ -25,7 +30,7 @@ from perdure.store.postgres_registry_tables import (
     RENEW,
     VIEW,
 )
-from perdure.store.registry import Member, View, fenced, other_cluster
+from perdure.store.registry import Member, View, fenced, other_cell, other_cluster
 
 LOOK_S = 3.0  # the longest a renewal or a look may take
 CHANGE_S = 3 * LOCK_WAIT_S  # the same for changes, with what they may wait for in the server
@@ -51,6 +56,11 @@ class PostgresRegistry:
         [[is_there]] = await self._looks.run(IS_THERE)
         if not is_there:
             raise StoreError(f"{self._server.label}: no cluster has ever run on this database")
+
+    async def claim(self, cell: Cell) -> None:
+        found = await self._changes.claim(cell)
+        if found != cell:
+            raise other_cell(found, cell)
 
     async def close(self) -> None:
         self._looks.close()
@@ -173,6 +183,18 @@ class _Lane:
             [[is_there]] = await session.step(IS_THERE, (), self._answer_s)
             if not is_there:
                 await session.execute(CREATE, self._answer_s)
+
+    async def claim(self, cell: Cell) -> Cell:
+        """Let the database be this cell if it is none yet; returns which it is."""
+        async with self._in_turn() as session:
+            [[is_there]] = await session.run(IS_CLAIMED, (), self._answer_s)
+            if not is_there:
+                async with session.transaction(self._answer_s):
+                    await session.execute(LOCK_SCHEMA, self._answer_s)
+                    await session.execute(CREATE_CELL, self._answer_s)
+                    await session.step(CLAIM, (cell.number, cell.count), self._answer_s)
+            [[number, count]] = await session.run(CELL, (), self._answer_s)
+            return Cell(number, count)
 
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[Session]:

@@ -4,6 +4,7 @@
     perdure_member      one row per member, with its lease
     perdure_shard       4,096 rows, each with its owner; `since`: the version with which that came
     perdure_fence       what each member's commits change: see `postgres_chain`
+    perdure_cell        one row, once it is claimed: which portion of all actors is stored here
 
 Every change is one call of a function, and so one round trip: a process that freezes or loses its
 network amid a transaction of several would keep its locks, and the others would wait for it. (One
@@ -43,6 +44,22 @@ INSERT INTO perdure_shard SELECT number, 0, 0 FROM generate_series(0, {SHARDS - 
 CREATE TABLE perdure_cluster (version bigint NOT NULL);
 INSERT INTO perdure_cluster VALUES (1);
 """
+
+IS_CLAIMED = "SELECT to_regclass('perdure_cell') IS NOT NULL"
+CREATE_CELL = """
+CREATE TABLE IF NOT EXISTS perdure_cell (
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only), number integer NOT NULL,
+    count integer NOT NULL
+)
+"""
+CLAIM = """
+INSERT INTO perdure_cell (number, count)
+    SELECT CASE WHEN is_called THEN 0 ELSE $1::integer END,
+        CASE WHEN is_called THEN 1 ELSE $2::integer END
+    FROM perdure_incarnation  -- was in use before there were cells, and so holds everything
+    ON CONFLICT DO NOTHING
+"""
+CELL = "SELECT number, count FROM perdure_cell"
 
 _JOIN = """
 CREATE FUNCTION perdure_join(

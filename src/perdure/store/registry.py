@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from perdure.base.errors import FencedError, OtherClusterError
+from perdure.base.shards import Cell
 
 NOBODY = 0  # owns the shards that wait for an owner
 
@@ -51,6 +52,11 @@ class Registry(Protocol):
 
     async def open(self, *, make_tables: bool = True) -> None:
         """Connect, and make the tables if they are not there; or else raise StoreError."""
+        ...
+
+    async def claim(self, cell: Cell) -> None:
+        """Let the database be this cell for good. Raises OtherClusterError if it is another, or
+        was in use before as the only one."""
         ...
 
     async def close(self) -> None:
@@ -146,4 +152,12 @@ def other_cluster(name: str) -> OtherClusterError:
     return OtherClusterError(
         f"another cluster runs on this database: its member {name!r} uses another key; give this "
         "process the same one, or a database of its own"
+    )
+
+
+def other_cell(found: Cell, wanted: Cell) -> OtherClusterError:
+    """The error for a database that holds other shards than it was named for."""
+    return OtherClusterError(
+        f"this database is {found}, and was named as {wanted}: name all databases, in the order in "
+        "which they were named at first"
     )

@@ -8,8 +8,8 @@ import asyncio
 
 import pytest
 
-from perdure.base.errors import FencedError
-from perdure.base.shards import SHARDS
+from perdure.base.errors import FencedError, OtherClusterError
+from perdure.base.shards import SHARDS, Cell
 from perdure.store.registry import NOBODY, Member, Registry, View
 from perdure.testing.registry_contract_base import (
     FOREVER,
@@ -51,6 +51,27 @@ class RegistryContract(RegistryOperatorsContract):
             assert LONG_S * 900 < left_ms <= LONG_S * 1000
             assert view.version > before.version
             assert not await self.is_fenced(place, one)
+
+        self.run(body)
+
+    def test_a_database_is_one_cell_for_good(self) -> None:
+        async def body(registry: Registry, place: Place) -> None:
+            await registry.claim(Cell(1, 2))
+            await joined(registry)
+            async with self.opened(place) as other:
+                await other.claim(Cell(1, 2))
+                for wrong in (Cell(0, 2), Cell(1, 3), Cell()):
+                    with pytest.raises(OtherClusterError, match="is cell 2 of 2, and was named"):
+                        await other.claim(wrong)
+
+        self.run(body)
+
+    def test_a_database_that_was_in_use_before_it_was_claimed_is_the_only_one(self) -> None:
+        async def body(registry: Registry, _place: Place) -> None:
+            await joined(registry)
+            with pytest.raises(OtherClusterError, match="is cell 1 of 1, and was named as"):
+                await registry.claim(Cell(0, 2))
+            await registry.claim(Cell())
 
         self.run(body)
 

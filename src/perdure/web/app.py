@@ -6,7 +6,7 @@ test. All of them start the same node.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor
 from perdure.base.clock import Clock
-from perdure.base.errors import DefinitionError, NotFoundError, NotRunningError, StoppingError
+from perdure.base.errors import (
+    DefinitionError,
+    NotFoundError,
+    NotRunningError,
+    StoppingError,
+    StoreError,
+)
 from perdure.base.limits import Limits
 from perdure.runtime.cluster_node import ClusterNode
 from perdure.runtime.gateway import Gateway
@@ -23,6 +29,7 @@ from perdure.runtime.node import Node
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.place import Place, private_place
 from perdure.store.api import Store
+from perdure.store.registry import Registry
 from perdure.store.url import registry_from_url, store_from_url
 from perdure.web.actor_route import ActorRoutes, Identify
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
@@ -83,13 +90,15 @@ class App:
 
     async def start(
         self,
-        store: str | Store | None = None,
+        store: str | Store | Sequence[str] | None = None,
         on_broken: Callable[[Exception], None] | None = None,
         place: Place | None = None,
     ) -> None:
         """Open the store and take calls; a second start does nothing. Raises StoreError.
 
         Args:
+            store: instead of the App's own; several URLs are the cells that its actors are spread
+                over, in an order that stays the same.
             place: what this process does in a cluster; by default it is alone, and on PostgreSQL
                 gets OtherClusterError where others run.
         """
@@ -97,7 +106,7 @@ class App:
             if self._node is not None:
                 return
             with ExitStack() as self._on_end:
-                node = self._make_node(store or self._store, on_broken, place or Place())
+                node = self._make_node(_stores(store or self._store), on_broken, place or Place())
                 await node.start()
                 self._on_end = self._on_end.pop_all()
             self._node = node
@@ -106,13 +115,18 @@ class App:
 
     def _make_node(
         self,
-        store: str | Store,
+        stores: Sequence[str | Store],
         on_broken: Callable[[Exception], None] | None,
         place: Place,
     ) -> Node | Gateway:
         if place.role == "web":
-            registry = registry_from_url(store) if isinstance(store, str) else store.registry
-            return Gateway(self.actor_types, registry, place, limits=self.limits, clock=self._clock)
+            registries = [_registry_of(store) for store in stores]
+            return Gateway(
+                self.actor_types, registries, place, limits=self.limits, clock=self._clock
+            )
+        if place.role == "all" and len(stores) > 1:
+            raise StoreError("one process owns actors of one database only, and was given several")
+        store = stores[place.cell]
         opened = store_from_url(store) if isinstance(store, str) else store
         options: dict[str, Any] = {
             "limits": self.limits,
@@ -124,7 +138,12 @@ class App:
             if opened.registry is None:
                 return Node(self.actor_types, opened, **options)
             place = self._on_end.enter_context(private_place())
-        return ClusterNode(self.actor_types, opened, place, **options)
+        abroad = {
+            number: registry
+            for number, store in enumerate(stores)
+            if number != place.cell and (registry := _registry_of(store)) is not None
+        }
+        return ClusterNode(self.actor_types, opened, place, abroad=abroad, **options)
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Let running turns end, commit what they did, and close the store."""
@@ -246,6 +265,14 @@ class _Nothing:
 
     def handle(self, _route: object, exchange: "Exchange") -> None:
         exchange.reply_problem(NotFoundError("nothing is at this path"))
+
+
+def _stores(given: str | Store | Sequence[str]) -> Sequence[str | Store]:
+    return given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
+def _registry_of(store: str | Store) -> Registry | None:
+    return registry_from_url(store) if isinstance(store, str) else store.registry
 
 
 def _actor_class(given: Any) -> type[Actor]:

@@ -10,8 +10,8 @@ from perdure.runtime.place import Place
 
 
 def _greeting(store: str, web: int | None = None, state: int | None = None) -> str:
-    options = ServeOptions(target="shop.py", store=store)
-    layout = layout_of(web, state, store)
+    options = ServeOptions(target="shop.py", stores=(store,))
+    layout = layout_of(web, state, [store])
     if web == 0:
         return greeting(options, None, layout)
     with bind("127.0.0.1:0") as bound:
@@ -47,7 +47,7 @@ def test_it_says_what_runs_and_where_the_data_are(
 
 def test_options_survive_their_way_to_a_process() -> None:
     place = Place("web", "shop-1/web-2", b"\x00\n\xff" * 11, state_at="unix:/x/state")
-    options = ServeOptions(target="a\nb.py", store="memory:", is_again=True, place=place)
+    options = ServeOptions(target="a\nb.py", stores=("memory:",), is_again=True, place=place)
     line = options.to_line()
     assert line.count(b"\n") == 1
     assert options_from_line(line) == options

@@ -13,7 +13,7 @@ SQLITE, POSTGRESQL = "sqlite:data", "postgresql://db/shop"
 
 
 def test_without_numbers_one_process_does_all() -> None:
-    layout = layout_of(None, None, SQLITE)
+    layout = layout_of(None, None, [SQLITE])
     assert layout.is_one
     assert layout.roles() == [("all", 0)]
     assert str(layout) == ""
@@ -21,7 +21,7 @@ def test_without_numbers_one_process_does_all() -> None:
 
 @pytest.mark.parametrize("store", [SQLITE, "memory:", POSTGRESQL])
 def test_web_alone_adds_one_owner_and_owners_start_first(store: str) -> None:
-    layout = layout_of(2, None, store)
+    layout = layout_of(2, None, [store])
     assert layout.roles() == [("state", 1), ("web", 1), ("web", 2)]
     assert str(layout) == "2 web, 1 state"
     assert layout.has_registry == (store == POSTGRESQL)
@@ -32,7 +32,7 @@ def test_web_alone_adds_one_owner_and_owners_start_first(store: str) -> None:
     [(2, 3, "2 web, 3 state"), (2, 0, "2 web"), (0, 2, "2 state"), (1, 1, "1 web, 1 state")],
 )
 def test_with_postgresql_any_numbers_will_do(web: int, state: int, told: str) -> None:
-    layout = layout_of(web, state, POSTGRESQL)
+    layout = layout_of(web, state, [POSTGRESQL])
     assert len(layout.roles()) == web + state
     assert str(layout) == told
 
@@ -43,26 +43,26 @@ def test_other_stores_have_one_owner_beside_the_web_processes(
     store: str, web: int, state: int
 ) -> None:
     with pytest.raises(Failure, match="this needs PostgreSQL") as raised:
-        layout_of(web, state, store)
+        layout_of(web, state, [store])
     assert raised.value.hint is not None
     assert "--store postgresql://" in raised.value.hint
 
 
 def test_nothing_to_run_is_refused() -> None:
     with pytest.raises(Failure, match="leaves nothing to run"):
-        layout_of(0, 0, POSTGRESQL)
+        layout_of(0, 0, [POSTGRESQL])
 
 
 def test_state_without_web_is_asked_about() -> None:
     with pytest.raises(Failure, match="leaves open how many processes serve requests") as raised:
-        layout_of(None, 2, POSTGRESQL)
+        layout_of(None, 2, [POSTGRESQL])
     assert "--web 0 for a machine without HTTP" in str(raised.value.hint)
 
 
 LISTENING = ClusterOptions(listen="10.0.0.5:7000")
 
 
-@pytest.mark.parametrize("layout", [Layout(), layout_of(2, None, SQLITE)])
+@pytest.mark.parametrize("layout", [Layout(), layout_of(2, None, [SQLITE])])
 def test_a_cluster_needs_postgresql(layout: Layout) -> None:
     check_cluster(ClusterOptions(), layout)
     with pytest.raises(Failure, match="a cluster needs PostgreSQL"):
@@ -87,13 +87,13 @@ def test_cluster_options_that_cannot_work_are_refused(
     cluster: ClusterOptions, message: str
 ) -> None:
     with pytest.raises(Failure, match=message):
-        check_cluster(cluster, layout_of(1, 1, POSTGRESQL))
+        check_cluster(cluster, layout_of(1, 1, [POSTGRESQL]))
 
 
 def test_who_owns_no_actors_has_nothing_to_listen_for() -> None:
-    check_cluster(LISTENING, layout_of(1, 1, POSTGRESQL))
+    check_cluster(LISTENING, layout_of(1, 1, [POSTGRESQL]))
     with pytest.raises(Failure, match="--state 0 says there are none"):
-        check_cluster(LISTENING, layout_of(1, 0, POSTGRESQL))
+        check_cluster(LISTENING, layout_of(1, 0, [POSTGRESQL]))
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ class Several:
         made = classes()
         gateway = Gateway(
             [actor_type_of(one) for one in made.all],
-            self.registry,
+            [self.registry],
             Place("web", name="web", key=KEY),
             limits=LIMITS,
             clock=self.clock,
@@ -179,7 +179,7 @@ class Several:
 
     def cut_gateway(self) -> None:
         """Break all links of the web process; they will be made again."""
-        for link in list(self.gateways[0]._station.links.open_links()):
+        for link in list(self.gateways[0]._cells.forwarders[0]._links.open_links()):
             link._transport.abort()  # type: ignore[union-attr]
 
     def keys(self, number: int, count: int = 1, start: int = 0) -> list[str]:
