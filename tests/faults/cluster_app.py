@@ -45,6 +45,12 @@ class Journal(Actor):
         return len(self.entries)
 
     @expose
+    async def send(self, to: str, entries: list[str]) -> None:
+        """Let another list have these entries, by messages."""
+        for entry in entries:
+            Journal.at(to).tell.append(entry)
+
+    @expose
     @read
     async def view(self) -> tuple[list[str], list[str], str]:
         """Entries, who took each of them, and who says so."""

@@ -35,7 +35,7 @@ class Machine(Supervised):
         self,
         folder: Path,
         number: int,
-        store: str,
+        store: str | Sequence[str],
         *,
         web: int | None = None,
         state: int | None = None,
@@ -62,7 +62,8 @@ class Machine(Supervised):
             "wrapper": wrapper,
         }
         self._store = store
-        options = ["--store", store]
+        stores = [store] if isinstance(store, str) else store
+        options = [part for one in stores for part in ("--store", one)]
         if web is not None:
             options += ["--web", str(web), "--state", str(1 if state is None else state)]
         if state != 0:
@@ -112,7 +113,7 @@ class Cluster:
     """Several machines on one database."""
 
     folder: Path
-    store: str
+    store: str | Sequence[str]  # several: cells
     machines: list[Machine] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
 

@@ -37,10 +37,7 @@ def run(
     data: Annotated[str, typer.Option(help="Directory of the SQLite store.")] = "./data",
     store: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Store URL instead of --data: sqlite:DIR, memory: or postgresql://… "
-            "Several: the actors are spread over these databases."
-        ),
+        typer.Option(help="Store URL instead of --data: sqlite:DIR, memory: or postgresql://…"),
     ] = None,
     listen: Annotated[str, typer.Option(help="HOST:PORT")] = "127.0.0.1:8000",
     web: Annotated[
@@ -76,6 +73,7 @@ def run(
     """Serve an app over HTTP until told to stop (SIGTERM, Ctrl-C).
 
     SIGHUP replaces every process by one with the code that is there now, without a failed request.
+    Several --store postgresql://… spread the actors over these databases.
     The key may stand in PERDURE_CLUSTER_KEY instead of a file.
 
     Example: perdure run app.py --listen 127.0.0.1:9000 --web 2
@@ -85,10 +83,7 @@ def run(
 
     options = ServeOptions(
         target=target,
-        stores=tuple(
-            f"{one}:{data}" if one == "postgresql:embedded" else one
-            for one in store or [f"sqlite:{data}"]
-        ),
+        stores=_stores(store, data),
         log_level=log_level,
         log_format=log_format,
     )
@@ -104,6 +99,12 @@ def run(
         listen=listen, web=web, state=state, cluster=cluster, with_supervisor=supervisor
     )
     raise typer.Exit(run_app(options, how))
+
+
+def _stores(given: list[str] | None, data: str) -> tuple[str, ...]:
+    if not given:
+        return (f"sqlite:{data}",)
+    return tuple(f"{one}:{data}" if one == "postgresql:embedded" else one for one in given)
 
 
 @cli.command()

@@ -59,7 +59,7 @@ class Host:
             raise self.stored
         return self.stored
 
-    async def query(self, _query):
+    async def query_here(self, _query):
         if isinstance(self.found, Exception):
             raise self.found
         return self.found
