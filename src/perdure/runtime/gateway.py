@@ -20,6 +20,7 @@ from perdure.base.errors import StoppingError, StoreError, TransactionError
 from perdure.base.limits import Limits
 from perdure.cluster import shard_map
 from perdure.cluster.network import Network
+from perdure.cluster.reach import lease_ends_s
 from perdure.runtime.elsewhere import BlockElsewhere
 from perdure.runtime.live import LiveHub
 from perdure.runtime.live_pull import watch_results
@@ -137,7 +138,10 @@ class Gateway:
         if self._registry is None:
             return
         known = self._station.map
-        newer = known.followed_by(await self._registry.view(known.version))
+        asked_at_s = self.now_s()
+        view = await self._registry.view(known.version)
+        self._station.links.saw_leases(lease_ends_s(view, asked_at_s))
+        newer = known.followed_by(view)
         if newer.version > self._station.map.version:
             self._station.take_map(newer, tell=False)
 
