@@ -30,6 +30,7 @@ from perdure.cli.loading import load_app
 from perdure.cli.logs import set_up_logs
 from perdure.cli.options import ServeOptions, options_from_line
 from perdure.cli.supervised import Supervision, receive_line
+from perdure.cli.waiting import reach_database
 from perdure.web.app import App
 from perdure.web.asgi import Lifespan
 from perdure.web.server import Server
@@ -92,6 +93,8 @@ class _Serving:
 
     async def run(self) -> int:
         self._end = asyncio.Event()
+        options = self._options
+        await reach_database(options.store, waits=options.waits or options.is_again)
         await self._app.start(self._options.store, self._on_broken, self._options.place)
         await self._reach_owners()
         if self._bound is not None:
