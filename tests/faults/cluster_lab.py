@@ -26,6 +26,12 @@ CALL_S = 35.0  # beyond the servers' own deadline for a call
 ENTRIES_MAX = 60  # of one list; then the clients begin another
 NO_EFFECT = {"overloaded", "unreachable", "newer-state"}
 CUT_OFF = {"unreachable", "unanswered"}  # by the machine that was asked: another may do better
+CUT_OFF_TOLD = {
+    "keyed cut off",  # and sent again, as reads are
+    "read cut off",
+    "unkeyed 503 unreachable",
+    "unkeyed 504 unanswered",
+}
 CUT_OFF_PAUSE_S = 0.2
 THINK_S = 0.01  # between an answer and the next call of a client: the machines share two cores
 
