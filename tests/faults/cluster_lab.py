@@ -3,12 +3,14 @@ database, and clients that know all of them.
 
 A machine is a process group of its own at an address of its own; in `network` it gets a network
 namespace as well. What a client does is what a user of HTTP would do: a keyed call or a read whose
-connection broke is sent again, to the next machine; an unkeyed call is not, since nobody knows.
+connection broke is sent again, to the next machine; an unkeyed call is not, since nobody knows. So
+is one whose machine says that it cannot reach the owner, after a pause.
 """
 
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -23,6 +25,14 @@ APP = Path(__file__).with_name("cluster_app.py").read_text()
 CALL_S = 35.0  # beyond the servers' own deadline for a call
 ENTRIES_MAX = 60  # of one list; then the clients begin another
 NO_EFFECT = {"overloaded", "unreachable", "newer-state"}
+CUT_OFF = {"unreachable", "unanswered"}  # by the machine that was asked: another may do better
+CUT_OFF_TOLD = {
+    "keyed cut off",  # and sent again, as reads are
+    "read cut off",
+    "unkeyed 503 unreachable",
+    "unkeyed 504 unanswered",
+}
+CUT_OFF_PAUSE_S = 0.2
 THINK_S = 0.01  # between an answer and the next call of a client: the machines share two cores
 
 Address = tuple[str, int]
@@ -138,12 +148,13 @@ class Cluster:
         for machine in self.machines:
             machine.wait_served()
 
-    def restart(self, number: int, **changes: Any) -> None:
+    def restart(self, number: int, *, wait: bool = True, **changes: Any) -> None:
         """Stop a machine in order, and start it once more with these things changed."""
         machine = self.machines[number]
         assert machine.stop() == 0, machine.log()
         self.machines[number] = self._stack.enter_context(machine.again(**changes))
-        self.machines[number].wait_served()
+        if wait:
+            self.machines[number].wait_served()
 
     def addresses(self) -> list[Address]:
         """Where clients may go."""
@@ -243,6 +254,7 @@ class Load:
     ) -> None:
         self.history = History()
         self.done = 0
+        self.refused_after_s: list[float] = []  # by machines that were cut off from owners
         self._addresses = addresses
         self._clients = clients
         self._lists = lists
@@ -409,8 +421,10 @@ class Load:
         if kind == "keyed":
             status, result = await self._persist(caller, kind, path, f"id-{entry}", body)
         else:
+            began_s = time.monotonic()
             try:
                 status, result = await caller.call(path, "", body)
+                self._note_refusal(result, began_s)
             except NoAnswerError as error:
                 self._note(f"unkeyed 0 {str(error).partition(':')[0]}")
                 self.history.gives_up(operation)
@@ -428,8 +442,20 @@ class Load:
     async def _persist(
         self, caller: Caller, kind: str, path: str, request_id: str, body: Any
     ) -> tuple[int, Any]:
-        """A call that may be sent again, when its connection broke."""
-        return await _persist(caller, path, request_id, body, lambda: self._note(f"{kind} again"))
+        """A call that may be sent again, when its connection broke or its machine was cut off."""
+
+        def told(result: Any, began_s: float) -> None:
+            self._note(
+                f"{kind} cut off" if self._note_refusal(result, began_s) else f"{kind} again"
+            )
+
+        return await _persist(caller, path, request_id, body, told)
+
+    def _note_refusal(self, result: Any, began_s: float) -> bool:
+        is_refusal = _problem(result) in CUT_OFF
+        if is_refusal:
+            self.refused_after_s.append(time.monotonic() - began_s)
+        return is_refusal
 
     def _note(self, what: str) -> None:
         self.history.errors[what] += 1
@@ -440,13 +466,20 @@ async def _persist(
     path: str,
     request_id: str,
     body: Any,
-    broke: Callable[[], None] = lambda: None,
+    told: Callable[[Any, float], None] = lambda _result, _began_s: None,
 ) -> tuple[int, Any]:
     for _ in range(200):
+        began_s = time.monotonic()
         try:
-            return await caller.call(path, request_id, body)
+            status, result = await caller.call(path, request_id, body)
         except NoAnswerError:
-            broke()
+            told(None, began_s)
+            continue
+        if _problem(result) not in CUT_OFF:
+            return status, result
+        told(result, began_s)
+        caller.close()
+        await asyncio.sleep(CUT_OFF_PAUSE_S)
     raise AssertionError(f"{path}: nobody answers")
 
 

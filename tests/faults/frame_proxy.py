@@ -43,6 +43,17 @@ class Passing:
         yield 0.0, data
 
 
+class Silencing:
+    """Everything passes until it is silenced; then nothing does, and nobody is told."""
+
+    def __init__(self, is_silent: threading.Event) -> None:
+        self._is_silent = is_silent
+
+    def take(self, data: bytes) -> Iterator[tuple[float, bytes]]:
+        if not self._is_silent.is_set():
+            yield 0.0, data
+
+
 class Cutting:
     """The connection ends when so many bytes have passed; what is above is lost."""
 

@@ -92,18 +92,15 @@ def test_one_database_is_away_and_the_actors_of_the_other_are_served(
     with Cluster(tmp_path, [database.url for database in both]) as cluster:
         cluster.add(1, web=1, state=1)
         here, there = _key("here", 0), _key("there", 1)
-        with Load(cluster.addresses, lists=1) as load:
-            load.wait_for_more(20)
-            both[1].kill()
-            body = {"to": there, "entries": ENTRIES}
-            _call(load, f"/journal/{here}/send", body)
-            for number in range(50):
-                assert _call(load, f"/journal/{here}/append", {"entry": f"e{number}"}) == number + 1
-            cluster.restart(0)
-            assert len(_call(load, f"/journal/{here}/view")[0]) == 50
-            both[1].start()
-            until(lambda: len(_call(load, f"/journal/{there}/view")[0]) == len(ENTRIES), "messages")
-            load.end()
+        client = Load(cluster.addresses)
+        both[1].kill()
+        _call(client, f"/journal/{here}/send", {"to": there, "entries": ENTRIES})
+        for number in range(50):
+            assert _call(client, f"/journal/{here}/append", {"entry": f"e{number}"}) == number + 1
+        cluster.restart(0, wait=False)
+        assert len(_call(client, f"/journal/{here}/view")[0]) == 50
+        both[1].start()
+        until(lambda: len(_call(client, f"/journal/{there}/view")[0]) == len(ENTRIES), "messages")
     note(
         "One of two databases goes away",
         "its server killed, then the machine's processes stopped and started without it",

@@ -2,21 +2,23 @@
 
 import os
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.faults.cluster_lab import Cluster, Load, errors_of
+from tests.faults.cluster_lab import CUT_OFF_TOLD, Cluster, Load, errors_of
 from tests.faults.database import Database
-from tests.faults.frame_proxy import Bytes, Cutting, Mangling, Passing, Proxy
+from tests.faults.frame_proxy import Bytes, Cutting, Mangling, Passing, Proxy, Silencing
 from tests.faults.lab import note, seeded, unhurried
-from tests.faults.supervised import free_port
+from tests.faults.supervised import free_port, until
 
 pytestmark = [pytest.mark.faults, *unhurried]
 
 ANSWERS = int(os.environ.get("PERDURE_ANSWERS", "600"))
+REFUSED_S = 7.0  # a link is silent for a lease; its owner is seen to live; it is dialled again
 RATES = {"cut": 0.2, "drop": 0.2, "swap": 0.3, "double": 2.0, "delay": 1.0}
 
 
@@ -48,6 +50,48 @@ def test_frames_are_lost_doubled_swapped_and_late(database: Database, tmp_path: 
     assert faults["cut"] + faults["drop"] + faults["swap"] > 0
     told = ", ".join(f"{count} {fault}" for fault, count in sorted(faults.items()))
     note("Frames between processes", f"frames mangled, by seed: {told}", f"no error; {checked}")
+
+
+@pytest.mark.parametrize("cut", ["ended", "silent"])
+def test_an_owner_that_lives_cannot_be_reached(
+    database: Database, tmp_path: Path, cut: str
+) -> None:
+    """Its links end, or fall silent; it has its lease, and keeps its actors (scenario 15)."""
+    is_silent = threading.Event()
+    with ExitStack() as stack:
+        cluster = stack.enter_context(Cluster(tmp_path, database.url))
+        own = ("127.0.0.23", free_port())
+        proxy = Proxy(own, lambda: (Silencing(is_silent), Silencing(is_silent)), ports=2)
+        stack.enter_context(proxy)
+        cluster.add(web=1, state=1, cluster=own, advertise=proxy.address)
+        cluster.add(web=1, state=1)
+        before = database.tells("SELECT version FROM perdure_cluster")
+        load = stack.enter_context(Load(cluster.addresses))
+        load.wait_for_more(60)
+        if cut == "ended":
+            proxy.close()
+        else:
+            is_silent.set()
+        until(lambda: len(load.refused_after_s) >= 60, "refusals", 60)
+        is_silent.clear()
+        proxy.open()
+        healed_ns = load.history.now_ns()
+        until(lambda: not load.history.waits_since_before(healed_ns), "answers", 40)
+        load.wait_for_more(60)
+        checked = load.check()
+        errors = dict(load.history.errors)
+        assert set(errors) <= CUT_OFF_TOLD, (errors, cluster.logs())
+        assert database.tells("SELECT version FROM perdure_cluster") == before
+    slowest_s = max(load.refused_after_s)
+    at_once = sum(one < 1.0 for one in load.refused_after_s)
+    assert slowest_s < (4.0 if cut == "ended" else REFUSED_S), sorted(load.refused_after_s)[-10:]
+    assert at_once > 20
+    note(
+        f"An owner lives and cannot be reached: links {cut}",
+        "all links to an owner cut off by a proxy, until 60 calls were refused",
+        f"no shard moved; refused after {slowest_s:.1f} s at most, {at_once} of"
+        f" {len(load.refused_after_s)} calls within 1 s; {checked}",
+    )
 
 
 def test_answers_of_the_database_are_lost(database: Database, tmp_path: Path) -> None:

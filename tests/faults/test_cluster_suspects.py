@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from tests.faults.cluster_lab import Caller, Cluster, Load
+from tests.faults.cluster_lab import CUT_OFF_TOLD, Caller, Cluster, Load
 from tests.faults.database import Database
 from tests.faults.frame_proxy import Proxy
 from tests.faults.lab import note, run, unhurried
@@ -44,11 +44,11 @@ def test_an_owner_at_whose_address_nobody_answers_is_not_taken_for_dead(
         proxy.accept()
         load.wait_for_more(100)
         checked = load.check()
-        assert not load.history.errors, cluster.logs()
+        assert set(load.history.errors) <= CUT_OFF_TOLD, (load.history.errors, cluster.logs())
     note(
         "An owner seems dead to its peers",
         "its address refuses connections, while the database has its session",
-        f"it kept its shards; no error; {checked}",
+        f"it kept its shards; calls for it were refused until it was there again; {checked}",
     )
 
 

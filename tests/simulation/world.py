@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure import DeadlineError, PerdureError
 from perdure.base import ids
-from perdure.base.errors import InterruptedCallError, OutcomeUnknownError, UnreachableError
+from perdure.base.errors import InterruptedCallError, OutcomeUnknownError, UnansweredError
 from perdure.testing.linearizability import Operation
 from perdure.testing.simulation.database import SimulatedDatabase
 from perdure.testing.simulation.loop import SeededLoop
@@ -19,7 +19,7 @@ UNKNOWN = (
     DeadlineError,
     InterruptedCallError,
     OutcomeUnknownError,
-    UnreachableError,
+    UnansweredError,
     ConnectionResetError,
     TimeoutError,
 )

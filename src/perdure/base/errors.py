@@ -264,10 +264,20 @@ class InterruptedCallError(PerdureError):
 
 
 class UnreachableError(PerdureError):
-    """Raised when the process that owns an actor could not be reached before the deadline."""
+    """Raised when the process that owns an actor could not be reached before the deadline; or at
+    once if it lives, but not for this process: another machine may reach it. Nothing was done."""
 
     status = 503
     kind = "unreachable"
+
+
+class UnansweredError(PerdureError):
+    """Raised when the process that owns an actor was sent the call, and cannot be reached any more
+    although it lives. The call has been done, will be done, or never. One with an idempotency key
+    can be repeated, by another machine too: it is done once."""
+
+    status = 504
+    kind = "unanswered"
 
 
 class WireError(PerdureError):

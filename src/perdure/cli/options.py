@@ -13,6 +13,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "warning"
     log_format: str = "text"
     is_again: bool = False  # another process was here before this one
+    waits: bool = False  # for a database that is away
     is_first: bool = True  # of those with its role: what concerns all of them, it says for them
     place: Place = Place()
 

@@ -8,6 +8,7 @@ from perdure.cli.failures import Failure
 from perdure.cli.layout import ClusterOptions, check_cluster, layout_of
 from perdure.cli.options import ServeOptions
 from perdure.cli.places import Places
+from perdure.cli.signals import has_terminal
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
@@ -36,6 +37,8 @@ def run_app(options: ServeOptions, run: RunOptions) -> int:
     places = Places(layout, run.cluster, options.stores[0])
     bound = None if layout.web == 0 else bind(run.listen)
     _warn_of_open_key(options, run.cluster)
+    waits = not (layout.is_one and has_terminal())  # see `waiting`
+    options = msgspec.structs.replace(options, waits=waits)
     if run.with_supervisor:
         from perdure.cli.supervisor import Supervisor
 

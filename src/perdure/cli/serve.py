@@ -30,6 +30,7 @@ from perdure.cli.loading import load_app
 from perdure.cli.logs import set_up_logs
 from perdure.cli.options import ServeOptions, options_from_line
 from perdure.cli.supervised import Supervision, receive_line
+from perdure.cli.waiting import reach_database
 from perdure.web.app import App
 from perdure.web.asgi import Lifespan
 from perdure.web.server import Server
@@ -92,7 +93,10 @@ class _Serving:
 
     async def run(self) -> int:
         self._end = asyncio.Event()
-        await self._app.start(self._options.stores, self._on_broken, self._options.place)
+        options, place = self._options, self._options.place
+        wanted = options.stores if place.role == "web" else [options.stores[place.cell]]
+        await reach_database(wanted, waits=options.waits or options.is_again)
+        await self._app.start(options.stores, self._on_broken, place)
         await self._reach_owners()
         if self._bound is not None:
             await self._take_requests(self._bound)

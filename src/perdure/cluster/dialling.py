@@ -56,6 +56,7 @@ class Dialled:
         link_to_dial: Callable[[LinkHandler], Link],
     ) -> None:
         self.link: Link | None = None  # that leads to this member, as was proven
+        self.since_s = math.inf  # when the first attempt began of those that failed so far
         self.received = handler.received
         self._member = member
         self._network = network
@@ -84,6 +85,7 @@ class Dialled:
             link.close()
             return
         self.link = link
+        self.since_s = math.inf
         self._opened_s = self._clock.monotonic_s()
         self._handler.opened(link)
 
@@ -117,6 +119,7 @@ class Dialled:
     async def _connect(self) -> None:
         self._ended = asyncio.get_running_loop().create_future()
         self._attempt = attempt = self._link_to_dial(self)
+        self.since_s = min(self.since_s, self._clock.monotonic_s())
         limit_s = self._limits.link_connect_s
         try:
             async with asyncio.timeout(None) as limit:

@@ -10,7 +10,7 @@ Invariants:
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 from perdure.base.clock import Clock
@@ -19,6 +19,7 @@ from perdure.cluster.dialling import Dialled, LinksHandler
 from perdure.cluster.handshake import Identity
 from perdure.cluster.link import Link, LinkHandler
 from perdure.cluster.network import Listener, Network
+from perdure.cluster.reach import Leases
 from perdure.store.registry import Member
 
 log = logging.getLogger("perdure.cluster")
@@ -46,6 +47,7 @@ class Links:
         self._dialled: dict[int, Dialled] = {}  # by incarnation
         self._incoming: dict[Link, None] = {}  # an ordered set: simulations have to be repeatable
         self._open: dict[Link, None] = {}  # of both kinds
+        self._leases = Leases(limits.lease_ttl_s)
         self._listeners: list[Listener] = []
         self._all_closed = asyncio.Event()
         self._is_closing = False
@@ -83,6 +85,17 @@ class Links:
             return link if link is not None and link.is_open else None
         self._dial(Member(incarnation, name="", address=address, release=""))
         return None
+
+    def saw_leases(self, ends_s: Mapping[int, float]) -> None:
+        """When the leases of members end, by the clock of this process."""
+        self._leases.saw(ends_s)
+
+    def is_cut_off(self, incarnation: int) -> bool:
+        """True if that member lives, and yet cannot be reached from here; see `reach`."""
+        dialled = self._dialled.get(incarnation)
+        return dialled is not None and self._leases.shows_cut_off(
+            incarnation, dialled_since_s=dialled.since_s, now_s=self._clock.monotonic_s()
+        )
 
     def open_links(self) -> Iterator[Link]:
         """All that are open now, in both directions; they may be closed meanwhile."""

@@ -121,6 +121,7 @@ class Membership:
         self._wake = Wake(clock)
         self._hinted = False
         self._former = NOBODY  # what we fell from
+        self._without_lease_s = 0.0  # since when, while it drains
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- what others look at ---------------------------------------------------------------------
@@ -184,6 +185,7 @@ class Membership:
         if self._standing.incarnation != NOBODY:
             self._standing.state = "draining"
             self._wake.set()
+            self._without_lease_s = self._clock.monotonic_s()
             await self._wait_until(self._has_nothing_to_give, deadline_s)
         await self.leave()
 
@@ -301,8 +303,14 @@ class Membership:
     # -- waiting ---------------------------------------------------------------------------------
 
     def _has_nothing_to_give(self) -> bool:
-        """True when all is given away, or nobody is there to take what is left."""
+        """True when all is given away, or nobody is there to take what is left, or the database
+        has not let us renew for so long that the others need not be given anything."""
         standing = self._standing
+        now_s = self._clock.monotonic_s()
+        if standing.holds_lease:
+            self._without_lease_s = now_s
+        elif now_s - self._without_lease_s >= self._ttl_s:
+            return True
         if not standing.held:
             return True
         own = standing.map.members.get(standing.incarnation)
@@ -317,7 +325,7 @@ class Membership:
         self._standing.listeners.append(wake.set)
         try:
             while not is_so() and (left_s := deadline_s - self._clock.monotonic_s()) > 0:
-                await wake.wait(left_s)
+                await wake.wait(min(left_s, self._ttl_s / 6))
         finally:
             with suppress(ValueError):
                 self._standing.listeners.remove(wake.set)

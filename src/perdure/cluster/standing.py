@@ -9,13 +9,14 @@ away is neither gained nor lost until the registry has answered.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Literal, NamedTuple, Protocol
 
 from perdure.base.clock import Clock
 from perdure.base.errors import FencedError
 from perdure.cluster.assignment import targets
+from perdure.cluster.reach import lease_ends_s
 from perdure.cluster.shard_map import EMPTY, ShardMap
 from perdure.store.registry import NOBODY, Member, View
 
@@ -57,6 +58,10 @@ class Owner(Protocol):
 
     def map_changed(self, shard_map: ShardMap) -> None:
         """There is another map: newer, unless the database was set back."""
+        ...
+
+    def saw_leases(self, ends_s: Mapping[int, float]) -> None:
+        """When the leases of members end, by the clock of this process."""
         ...
 
 
@@ -122,12 +127,14 @@ class Standing:
             if asked.sent_at_s >= self.lease_until_s:
                 self._lease_since_s = asked.sent_at_s
             self.lease_until_s = asked.sent_at_s + self._ttl_s * (1 - _MARGIN)
+        ends_s = lease_ends_s(view, asked.sent_at_s)
         self._ends_s = {
-            one.incarnation: asked.sent_at_s + one.lease_left_ms / 1000
-            if one.lease_left_ms >= 0
-            else self._ends_s.get(one.incarnation, -math.inf)
+            one.incarnation: ends_s.get(
+                one.incarnation, self._ends_s.get(one.incarnation, -math.inf)
+            )
             for one in view.members
         }
+        self.owner.saw_leases(ends_s)
         self.saw(view)
 
     def saw(self, view: View) -> None:

@@ -1,6 +1,10 @@
-"""Which actors are awake here: waking them when called, putting them to sleep when idle."""
+"""Which actors are awake here: waking them when called, putting them to sleep when idle.
 
-from collections.abc import Container, Coroutine, Iterable, Iterator
+They are found by type and key, as calls name them; and by shard, as they move to other processes: a
+portion of shards is closed while callers wait, and must not cost a look at every actor.
+"""
+
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 from perdure.actor.activation import Activation
@@ -19,6 +23,7 @@ class Catalog:
         self._host = host
         self._store = store
         self._awake: dict[ActorType, dict[str, Activation]] = {}
+        self._by_shard: dict[int, dict[Activation, None]] = {}  # in the order in which they woke
         self._watchers: dict[tuple[ActorType, str], _Watchers] = {}
 
     def __len__(self) -> int:
@@ -39,7 +44,10 @@ class Catalog:
             awake = self._awake[actor_type] = {}
         activation = awake.get(key)
         if activation is None or activation.dead is not None:
+            if activation is not None:
+                self._remove(activation)
             activation = awake[key] = Activation(self._host, actor_type, key)
+            self._by_shard.setdefault(activation.shard, {})[activation] = None
             activation.watcher = self._watchers.get((actor_type, key))
             if self._store.reads_never_wait:
                 in_place(self._load(activation))
@@ -64,9 +72,10 @@ class Catalog:
         if activation is not None:
             activation.watcher = watchers
 
-    def within(self, shards: Container[int]) -> list[Activation]:
+    def within(self, shards: Iterable[int]) -> list[Activation]:
         """The awake actors of these shards."""
-        return [activation for activation in self if activation.shard in shards]
+        by_shard = self._by_shard
+        return [one for shard in sorted(shards) if shard in by_shard for one in by_shard[shard]]
 
     def throw_away(self, activations: Iterable[Activation], error: Exception) -> None:
         """Let go of these actors as they are; whoever waits for them is told why."""
@@ -93,6 +102,10 @@ class Catalog:
         awake = self._awake[activation.actor_type]
         if awake.get(activation.key) is activation:
             del awake[activation.key]
+            neighbours = self._by_shard[activation.shard]
+            del neighbours[activation]
+            if not neighbours:
+                del self._by_shard[activation.shard]
 
     def put_idle_to_sleep(self) -> int:
         """Let go of actors that nobody called since the last time; returns how many."""

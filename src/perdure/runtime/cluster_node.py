@@ -371,6 +371,10 @@ class ClusterNode(Node):
         """There is a newer map."""
         self._station.take_map(shard_map, tell=True)
 
+    def saw_leases(self, ends_s: Mapping[int, float]) -> None:
+        """When the leases of members end, by the clock of this process."""
+        self._station.links.saw_leases(ends_s)
+
     def _died(self, incarnation: int) -> None:
         if self._membership is not None:
             self._membership.peer_died(incarnation)

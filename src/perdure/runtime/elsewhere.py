@@ -69,6 +69,8 @@ class BlockElsewhere:
                 if found is not None:
                     await self._open_at(*found, Open(0, self._left_s(), actor_type.name, key))
                     continue
+                if self._forwarder.is_owner_cut_off(key):
+                    raise UnreachableError("who owns the transaction's actors is cut off from here")
                 await self._clock.sleep(jittered(_PAUSE_S))
 
     async def _open_at(self, incarnation: int, link: Link, frame: Open) -> None:
@@ -107,7 +109,7 @@ class BlockElsewhere:
                 close.is_again = True
             except (StoppingError, FencedError) as error:
                 raise TransactionConflictError(f"{error}; nothing of it has happened") from error
-            if self._left_s() <= 0:
+            if self._left_s() <= 0 or self._forwarder.is_cut_off(self._incarnation):
                 raise OutcomeUnknownError("nobody could be asked whether the transaction is there")
             await self._clock.sleep(jittered(_PAUSE_S))
             link = self._forwarder.link_of(self._incarnation)

@@ -11,6 +11,10 @@ waiting (no owner, no link, or a pause) → sent → answered
 
 Who is not the owner says so instead of passing the call on: a stale map is put right where it is,
 and no call can go in circles. Deadlines end it all.
+
+A call whose owner lives, and yet cannot be reached, is ended before: see `cluster.reach` for when
+that is so. If it was never sent, or only reads, nothing was done (UnreachableError); else nobody
+here can know (UnansweredError).
 """
 
 import asyncio
@@ -33,9 +37,11 @@ from perdure.base.errors import (
     OutcomeUnknownError,
     OverloadedError,
     StoppingError,
+    UnansweredError,
     UnreachableError,
 )
 from perdure.base.limits import Limits
+from perdure.base.shards import shard_of
 from perdure.cluster import shard_map
 from perdure.cluster.frames import (
     Answer,
@@ -78,6 +84,10 @@ class Links(Protocol):
 
     def link_to(self, incarnation: int, address: str) -> Link | None:
         """The open link to that member; None: it is being dialled."""
+        ...
+
+    def is_cut_off(self, incarnation: int) -> bool:
+        """True if that member lives, and yet cannot be reached from here."""
         ...
 
 
@@ -212,6 +222,7 @@ class Forwarder:
             link = self._links.link_to(owner.incarnation, owner.address)
         if link is None:
             self._waiting[call.id] = outgoing
+            self._end_if_cut_off(outgoing)
             return
         if self._waiting:
             self._waiting.pop(call.id, None)
@@ -225,6 +236,19 @@ class Forwarder:
         except LimitError as error:
             self._forget(outgoing)
             self._give(turn, error)
+
+    def _end_if_cut_off(self, outgoing: _Outgoing) -> None:
+        if self.is_owner_cut_off(outgoing.call.key):
+            self._forget(outgoing)
+            self._give(outgoing.turn, _cut_off(outgoing))
+
+    def is_owner_cut_off(self, key: str) -> bool:
+        """True if the owner of actors with this key lives, and yet cannot be reached from here."""
+        return self.is_cut_off(self._map.owners[shard_of(key)])
+
+    def is_cut_off(self, incarnation: int) -> bool:
+        """True if this member lives, and yet cannot be reached from here."""
+        return self._links.is_cut_off(incarnation)
 
     def _forget(self, outgoing: _Outgoing) -> None:
         del self._pending[outgoing.call.id]
@@ -304,9 +328,12 @@ class Forwarder:
             log.exception("an answer could not be given", extra={"turn": str(turn)})
 
     async def run(self) -> None:
-        """End the calls whose deadlines are over, again and again."""
+        """End the calls whose deadlines are over, or whose owners are cut off, again and again."""
         while True:
             await self._clock.sleep(_SWEEP_EVERY_S)
+            for outgoing in list(self._waiting.values()):
+                if outgoing.call.id in self._waiting:  # not ended by what another one has set off
+                    self._end_if_cut_off(outgoing)
             now_s = self._clock.monotonic_s()
             late = [one for one in self._pending.values() if one.turn.deadline_s <= now_s]
             for outgoing in late:
@@ -345,7 +372,8 @@ class Forwarder:
     async def ask(self, query: Query, deadline_s: float) -> list[StoredActor]:
         """Let a member look up actors, and another if that one cannot any more.
 
-        Raises DeadlineError, OverloadedError, and what the store raises there.
+        Raises DeadlineError, OverloadedError, UnreachableError if all are cut off from here, and
+        what the store raises there.
         """
         packed = _encode_query(query)
         attempt = 0
@@ -366,6 +394,8 @@ class Forwarder:
                         await self.exchange(link, Ask(0, left_s, packed), deadline_s)
                     )
                 attempt += 1
+            elif self._map.members and all(map(self._links.is_cut_off, self._map.members)):
+                raise UnreachableError("all who could be asked are cut off from here")
             if self._stopped is None:
                 await self._clock.sleep(_PAUSE_S)
         raise DeadlineError("the query was not answered before its deadline")
@@ -437,6 +467,16 @@ class Forwarder:
                 by_link.setdefault(link, []).append(msgspec.structs.astuple(stream))
         for link, fields in by_link.items():
             link.send(Posted(fields))
+
+
+def _cut_off(outgoing: _Outgoing) -> Exception:
+    turn, call = outgoing.turn, outgoing.call
+    if type(call) is Borrow or turn.method.read or not call.is_again:
+        return UnreachableError(f"{turn}: the owner of this actor lives, but is cut off from here")
+    return UnansweredError(
+        f"{turn} was sent to a process that lives, but is cut off from here by now;"
+        " nobody here knows if it was done"
+    )
 
 
 def _late(outgoing: _Outgoing) -> Exception:

@@ -15,6 +15,7 @@ from perdure.base.limits import Limits
 from perdure.base.shards import Cell
 from perdure.cluster import shard_map
 from perdure.cluster.network import Network
+from perdure.cluster.reach import lease_ends_s
 from perdure.cluster.waits import Wake
 from perdure.runtime.place import Place
 from perdure.runtime.station import RELEASE, SOLE_INCARNATION, Station
@@ -40,6 +41,7 @@ class Lookout:
     ) -> None:
         self._registry = registry
         self._cell = cell
+        self._clock = clock
         self.station = Station(
             place,
             clock,
@@ -106,6 +108,9 @@ class Lookout:
                 raise
             self._is_open = True
         known = self.station.map
-        newer = known.followed_by(await registry.view(known.version))
+        asked_at_s = self._clock.monotonic_s()
+        view = await registry.view(known.version)
+        self.station.links.saw_leases(lease_ends_s(view, asked_at_s))
+        newer = known.followed_by(view)
         if newer.version > self.station.map.version:
             self.station.take_map(newer, tell=False)

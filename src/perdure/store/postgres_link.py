@@ -44,6 +44,8 @@ class LostError(Exception):
 class UnreachableStoreError(StoreError):
     """There is no connection just now, and nothing was sent."""
 
+    may_pass = True  # it may be cured by waiting; a wrong password is not
+
 
 class Server:
     """One database, named by its URL; all sessions of a store share what is known of it."""
@@ -69,10 +71,10 @@ class Server:
             )
         try:
             connection = await self._connect(min(timeout_s, CONNECT_S), name)
-        except (OSError, TimeoutError, ValueError, ssl.SSLError, asyncpg.InterfaceError) as error:
-            raise self._failed(str(error) or type(error).__name__) from error
-        except asyncpg.PostgresError as error:
-            raise self._failed(str(error)) from error
+        except _NOT_CONNECTED as error:
+            failure = self._failed(_why(error))
+            failure.may_pass = _may_pass(error)
+            raise failure from error
         self._failures, self.away_since_s = 0, None
         return Session(connection, self)
 
@@ -260,6 +262,36 @@ _LOST = (
     asyncpg.ReadOnlySQLTransactionError,  # this one is no primary any more
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
+
+
+_NOT_CONNECTED = (
+    OSError,
+    TimeoutError,
+    ValueError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresError,
+    asyncpg.TargetServerAttributeNotMatched,  # several servers, and no primary among them
+)
+_PASSING = ("08", "53", "57P")  # SQLSTATE: connections, resources, and a server that comes or goes
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, asyncpg.PostgresError):
+        if isinstance(error, asyncpg.ProtocolViolationError):  # all that PgBouncer ever says
+            return "server_login_retry" in str(error)  # that its server is away
+        return str(error.sqlstate).startswith(_PASSING)
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return True
+    is_refusal_of_tls = isinstance(error, ssl.SSLError) or "rejected SSL" in str(error)
+    return isinstance(error, OSError) and not is_refusal_of_tls
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError) and not error.errno:
+        return f"no answer within {CONNECT_S:g} s"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"  # each event loop puts it in other words
+    return str(error) or type(error).__name__
 
 
 def _label(url: str) -> str:

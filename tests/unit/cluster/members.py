@@ -104,6 +104,9 @@ class Process:
                 tell = functools.partial(other.members.behind, shard_map.version)
                 other.clock.call_later(0.001, tell)
 
+    def saw_leases(self, ends_s):
+        self.lease_ends_s = ends_s
+
     # -- faults
 
     def freeze(self):

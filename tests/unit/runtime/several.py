@@ -15,6 +15,7 @@ from perdure.base.errors import FencedError
 from perdure.base.limits import Limits
 from perdure.base.shards import shard_of
 from perdure.cluster.link import Link
+from perdure.cluster.network import Network, ProtocolFactory
 from perdure.runtime.cluster_node import ClusterNode
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.place import Place
@@ -200,6 +201,23 @@ class Several:
                 if link.peer is not None and link.peer.name in names:
                     link._transport.abort()  # type: ignore[union-attr]
 
+    def part(self, *who: ClusterNode | Gateway) -> None:
+        """Cut these, or all nodes, from all others, until `heal`: nothing arrives any more."""
+        for one in who or self.nodes:
+            links = one._station.links
+            one._station.links._network = cut = _Cut(links._network)
+            for dialled in links._dialled.values():
+                dialled._network = cut
+            for link in list(links.open_links()):
+                link._transport.abort()  # type: ignore[union-attr]
+
+    def heal(self, *who: ClusterNode | Gateway) -> None:
+        """Let what these, or all nodes, try to connect to be there again."""
+        for one in who or self.nodes:
+            cut = one._station.links._network
+            assert isinstance(cut, _Cut)
+            cut.is_healed.set()
+
     def links(self, number: int) -> list[Link]:
         return list(self.nodes[number]._station.links.open_links())
 
@@ -229,6 +247,21 @@ class Several:
                     actor_type.bind(None)
             else:
                 await node.stop(0.5)
+
+
+class _Cut:
+    """A network that takes nobody anywhere for a while."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.is_healed = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    async def connect(self, address: str, make: ProtocolFactory) -> None:
+        await self.is_healed.wait()
+        await self._network.connect(address, make)
 
 
 async def until(condition: Callable[[], bool], limit_s: float = 15.0) -> None:

@@ -57,6 +57,10 @@ class FakeLinks:
 
     def __init__(self, **links):
         self.open = dict(links)
+        self.cut_off = set()
+
+    def is_cut_off(self, incarnation):
+        return incarnation in self.cut_off
 
     def link_to(self, incarnation, _address):
         return self.open.get(incarnation)
