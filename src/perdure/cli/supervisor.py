@@ -91,7 +91,9 @@ class Supervisor:
         first = self._posts[0]
         if not first.was_loaded:  # an app that cannot be imported shall say so once
             return [] if first.child else [first]
-        owners_ready = all(post.was_ready for post in self._posts if post.role != "web")
+        owners = [post.was_ready for post in self._posts if post.role != "web"]
+        # of several databases, one that is away must not keep the others from being served
+        owners_ready = all(owners) or (self._layout.cells > 1 and any(owners))
         return [
             post
             for post in self._posts

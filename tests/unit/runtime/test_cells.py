@@ -1,4 +1,4 @@
-"""Actors spread over several databases: what crosses from one cell to another, and what must not."""
+"""Actors spread over several databases: what crosses from one cell to another, and what not."""
 
 import asyncio
 from typing import Annotated
@@ -203,7 +203,7 @@ def test_a_unique_field_is_refused_where_there_are_several_cells() -> None:
         cells = Celled(2)
         place = Place("web", name="web", key=KEY)
         gateway = Gateway([actor_type_of(User)], cells.registries, place, limits=LIMITS)
-        with pytest.raises(DefinitionError, match="User.email is unique, and 2 databases"):
+        with pytest.raises(DefinitionError, match="email is unique, and 2 databases"):
             await gateway.start()
         node = ClusterNode(
             [actor_type_of(User)],
