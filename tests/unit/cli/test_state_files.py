@@ -61,9 +61,11 @@ def beside(directory: Path) -> tuple[list[Timer], Entries]:
         actors = [(name, actor.key) for name, actor in content_of(reader)]
         timers = [timer for at in actors for timer in reader.timers_of(*at)]
         found = {
-            (*at, field, entry): value
-            for at in actors
-            for field, entry, value in reader.entries_of(*at, ("", ""), 10_000)
+            (name, key, field, entry): value
+            for name in reader.actor_tables()
+            for key, field, entry, value in reader.entries_between(
+                name, ("", "", ""), "\U0010ffff", 10_000
+            )
         }
     finally:
         reader.close()
