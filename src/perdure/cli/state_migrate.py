@@ -65,7 +65,8 @@ def migrate_state(
         if dry_run:
             outcomes = _try(app.actor_types, place, app.limits, progress)
         else:
-            outcomes = asyncio.run(_migrate(app.actor_types, place, app.limits, progress))
+            with owning(place) as store:
+                outcomes = asyncio.run(_migrate(app.actor_types, store, app.limits, progress))
     for line in (line for outcome in outcomes for line in outcome.named):
         notes.print(f"not migrated: {printable(line)}", markup=False)
     _print_summary(outcomes, output, dry_run=dry_run)
@@ -97,22 +98,21 @@ def _try(
 
 
 async def _migrate(
-    actor_types: Sequence[ActorType], place: Place, limits: Limits, progress: Progress
+    actor_types: Sequence[ActorType], store: Store, limits: Limits, progress: Progress
 ) -> list[Outcome]:
-    with owning(place) as store:
-        try:
-            await store.open([actor_type.schema for actor_type in actor_types])
-        except StoreLockedError as error:
-            hint = "stop its server first; --dry-run works while it runs"
-            raise Failure(str(error), hint, exit_code=LOCKED) from error
-        try:
-            return await _migrate_all(store, actor_types, limits, progress)
-        except PerdureError as error:
-            failure = failure_of(error)
-            failure.hint = "what was migrated so far is kept; run it again to go on"
-            raise failure from error
-        finally:
-            await store.close()
+    try:
+        await store.open([actor_type.schema for actor_type in actor_types])
+    except StoreLockedError as error:
+        hint = "stop its server first; --dry-run works while it runs"
+        raise Failure(str(error), hint, exit_code=LOCKED) from error
+    try:
+        return await _migrate_all(store, actor_types, limits, progress)
+    except PerdureError as error:
+        failure = failure_of(error)
+        failure.hint = "what was migrated so far is kept; run it again to go on"
+        raise failure from error
+    finally:
+        await store.close()
 
 
 async def _migrate_all(
