@@ -155,7 +155,7 @@ _Data = Annotated[Path, typer.Option("--data", help="Directory of the SQLite sto
 _DEFAULT_DATA = Path("data")
 _LookedAt = Annotated[
     str | None,
-    typer.Option("--store", help="Store URL instead of --data: sqlite:DIR or postgresql://…"),
+    typer.Option("--store", help="Store URL instead of --data: sqlite:DIR, postgresql://…"),
 ]
 
 

@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 
@@ -35,7 +34,7 @@ _PAGE_ROWS = 200
 _READ_ONLY = "only SELECT is allowed: the store is open for reading"
 _WORDS = ("select", "with", "values", "table")  # that a question can begin with
 _REFUSED = (asyncpg.ReadOnlySQLTransactionError, asyncpg.InvalidCursorDefinitionError)
-_PLAIN = (bool, int, float, str, bytes, Decimal, date, time, timedelta, UUID)
+_PLAIN = (bool, int, float, str, bytes, Decimal, date, time, timedelta)
 
 
 class SlowQueryError(StoreError):
@@ -48,9 +47,9 @@ class Question:
     Every method may raise StoreError: itself for SQL that is wrong or would write.
     """
 
-    def __init__(self, server: Server, answer_s: float = ANSWER_S) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._answer_s = answer_s
+        self._answer_s = ANSWER_S
         self._session: Session | None = None
         self._next: asyncpg.prepared_stmt.PreparedStatement | None = None
 
@@ -115,7 +114,7 @@ def _writes(error: asyncpg.PostgresError, sql: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Values of types that nobody else knows, such as ranges and points, as text."""
+    """Values of types that nobody else knows, such as ranges and UUIDs, as text."""
     if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, asyncpg.Record | Mapping):
