@@ -173,6 +173,23 @@ def test_thousands_of_rows_come_in_pages(url: str) -> None:
     assert [json.loads(line)["n"] for line in done.output.splitlines()] == list(range(1, 1235))
 
 
+def test_an_export_leaves_out_entries_that_nobody_has(url: str) -> None:
+    """No import would take them; they are there only where somebody has deleted rows by hand."""
+    execute(
+        url,
+        "INSERT INTO perdure_entry SELECT 'cart', key, 'log', '1', '{}'"
+        " FROM unnest(ARRAY['aaron', 'alice', 'alina', 'bob', 'zoe']) AS key",
+    )
+    done = perdure("state", "export", "-", *at(url))
+    lines = [json.loads(line) for line in done.output.splitlines()]
+    assert [(one["key"], "entry" in one) for one in lines] == [
+        ("alice", False),
+        ("alice", True),
+        ("bob", False),
+        ("bob", True),
+    ]
+
+
 # -- who may be there ----------------------------------------------------------------------------
 
 
