@@ -27,7 +27,7 @@ _STAND = (
 )
 _PUT = (
     "INSERT INTO {table} (key, state, version, created_at_ms, updated_at_ms, schema, shard)"
-    " VALUES ($1, $2::text::json, $3, $4, $5, $6, $7)"
+    " VALUES ($1, $2::text::json, $3, $4, $5, $6, $7) ON CONFLICT (key) DO NOTHING RETURNING 1"
 )
 _PUT_TIMER = "INSERT INTO perdure_timer VALUES ($1, $2, $3, $4, $5, $6, $7::text::json, $8, $9)"
 _PUT_ENTRY = "INSERT INTO perdure_entry VALUES ($1, $2, $3, $4, $5::text::json)"
@@ -86,12 +86,10 @@ class PostgresImport:
         table = self._table(actor_type, actor.schema)
         if replace:
             self._remove(table, actor_type, actor.key)
-        elif self._rows(f"SELECT 1 FROM {table} WHERE key = $1", actor.key):
-            raise ConflictError(f"{actor_type}/{actor.key} is in the store already")
         shard, state = shard_of(actor.key), actor.state.decode()
         times = (actor.created_at_ms, actor.updated_at_ms)
         try:
-            self._rows(
+            put = self._rows(
                 _PUT.format(table=table),
                 *(actor.key, state, actor.version, *times, actor.schema, shard),
             )
@@ -99,6 +97,8 @@ class PostgresImport:
             raise ConflictError(
                 f"{actor_type}/{actor.key} has a value in a unique field that another one has"
             ) from None
+        if not put:
+            raise ConflictError(f"{actor_type}/{actor.key} is in the store already")
         for timer in actor.timers:
             due = (timer.due_at_ms, timer.method, timer.arguments.decode())
             at = (actor_type, actor.key, timer.name, shard)
@@ -130,7 +130,7 @@ class PostgresImport:
             self._rows(f"DELETE FROM {other} WHERE actor_type = $1 AND key = $2", actor_type, key)
 
     def _rows(self, sql: str, *values: Any) -> list[Any]:
-        rows: list[Any] = self._run(self._session.step(sql, values, _STEP_S))
+        rows: list[Any] = self._run(self._session.step_again(sql, values, _STEP_S))
         return rows
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:

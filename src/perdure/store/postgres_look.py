@@ -224,7 +224,7 @@ class _OneMoment(Reader):
     async def rows(self, sql: str, *values: Any, timeout_s: float = READ_S) -> list[Any]:
         """One statement; not tried again, for another connection would see another moment."""
         try:
-            return await self._session.step(sql, values, timeout_s)
+            return await self._session.step_again(sql, values, timeout_s)
         except LostError as error:
             raise StoreError(f"{self._server.label} was lost: {error}") from error
         except asyncpg.PostgresError as error:

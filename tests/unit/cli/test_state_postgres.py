@@ -40,6 +40,15 @@ def url() -> str:
     return url
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty directory that the server's user can reach, even if the tests run as root."""
+    directory = Path(tempfile.mkdtemp(prefix="perdure-embedded-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory)
+
+
 def execute(url: str, sql: str) -> list[Any]:
     async def body() -> list[Any]:
         connection = await asyncpg.connect(url)
@@ -73,8 +82,8 @@ def execute(url: str, sql: str) -> list[Any]:
         "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
         "DO $$ BEGIN COMMIT; DELETE FROM cart; END $$",
         "CALL wipe_commit()",
-        "COPY cart TO '/tmp/perdure-stolen'",
-        "COPY (SELECT 1) TO PROGRAM 'touch /tmp/perdure-stolen'",
+        "COPY cart TO '{folder}/stolen'",
+        "COPY (SELECT 1) TO PROGRAM 'touch {folder}/stolen'",
         "WITH gone AS (DELETE FROM cart RETURNING key) SELECT * FROM gone",
         "SELECT * FROM cart FOR UPDATE",
         "SELECT wipe()",
@@ -85,7 +94,8 @@ def execute(url: str, sql: str) -> list[Any]:
         "NOTIFY x",
     ],
 )
-def test_a_query_cannot_write(url: str, sql: str) -> None:
+def test_a_query_cannot_write(url: str, sql: str, folder: Path) -> None:
+    folder.chmod(0o777)
     execute(
         url,
         "CREATE FUNCTION wipe() RETURNS int LANGUAGE sql AS $$ DELETE FROM cart; SELECT 1 $$",
@@ -101,12 +111,12 @@ def test_a_query_cannot_write(url: str, sql: str) -> None:
         " $$ BEGIN COMMIT; DELETE FROM cart; COMMIT; END $$",
     )
     before = execute(url, "SELECT key, version, state::text FROM cart ORDER BY key")
-    done = perdure("state", "query", sql, *at(url))
+    done = perdure("state", "query", sql.replace("{folder}", str(folder)), *at(url))
     assert done.exit_code == 2, done
     told = ("only SELECT is allowed", "INTO is not allowed", "must be set before any query")
     assert any(words in done.errors for words in told)
     assert execute(url, "SELECT key, version, state::text FROM cart ORDER BY key") == before
-    assert not Path("/tmp/perdure-stolen").exists()
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -400,15 +410,6 @@ def refusing_passwords() -> Iterator[int]:
 
 
 # -- a server of one's own -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """An empty directory that the server's user can reach, even if the tests run as root."""
-    directory = Path(tempfile.mkdtemp(prefix="perdure-embedded-"))
-    directory.chmod(0o711)
-    yield directory
-    shutil.rmtree(directory)
 
 
 def test_an_embedded_server_is_started_to_look_into_it_and_stopped_again(folder: Path) -> None:
