@@ -22,11 +22,21 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("tls")
     for name in ("ours", "theirs"):
         fresh = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout"]
-        called = ["-subj", f"/CN={name}"]
         sign = ["-CA", f"{name}.pem", "-CAkey", f"{name}.key", "-CAcreateserial", "-days", "2"]
         for command in (
-            ["req", "-x509", "-days", "2", *fresh, f"{name}.key", "-out", f"{name}.pem", *called],
-            ["req", *fresh, f"{name}-one.key", "-out", f"{name}-one.csr", *called],
+            [
+                "req",
+                "-x509",
+                "-days",
+                "2",
+                *fresh,
+                f"{name}.key",
+                "-out",
+                f"{name}.pem",
+                "-subj",
+                "/CN=ca",
+            ],
+            ["req", *fresh, f"{name}-one.key", "-out", f"{name}-one.csr", "-subj", "/CN=one"],
             ["x509", "-req", "-in", f"{name}-one.csr", "-out", f"{name}-one.pem", *sign],
         ):
             subprocess.run(["openssl", *command], cwd=place, check=True, capture_output=True)
