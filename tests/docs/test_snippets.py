@@ -13,7 +13,7 @@ NOT_RUN = Counter(
     {
         ("docs/how-to/deploy-systemd.md", "needs systemd"): 2,
         ("docs/how-to/deploy-systemd.md", "needs nginx"): 1,
-        ("docs/how-to/use-postgresql.md", "needs a server of your own"): 4,
+        ("docs/how-to/use-postgresql.md", "needs a server of your own"): 6,
         (
             "docs/how-to/use-postgresql.md",
             "the folder must be open to the server's own user, which a folder of a test is not",

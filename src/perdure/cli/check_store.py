@@ -13,9 +13,10 @@ from rich.console import Console
 
 from perdure.actor.methods import ActorType
 from perdure.base.errors import StoreError
-from perdure.cli.looking import Look, Place, looking
+from perdure.cli.looking import Place, looking
 from perdure.cli.tables import print_columns
 from perdure.store.api import ActorSchema, StoredActor, StoredSchema
+from perdure.store.look import Look
 from perdure.web.app import App
 
 _SAMPLE_ROWS = 1_000
@@ -37,9 +38,9 @@ class Finding(msgspec.Struct):
         self.fits = False
 
 
-def check_store(app: App, data: Place, console: Console) -> bool:
+def check_store(app: App, place: Place, console: Console) -> bool:
     """Print how each class fits what is stored, and a verdict; returns it. Raises Failure."""
-    with looking(data) as reader:
+    with looking(place) as reader:
         known = {schema.name: schema for schema in reader.schemas()}
         counts = {name: reader.count(name) for name in reader.actor_tables()}
         ours = {actor_type.name for actor_type in app.actor_types}
@@ -56,7 +57,7 @@ def check_store(app: App, data: Place, console: Console) -> bool:
         ]
     print_columns(console, list(_lines(findings)), ("class", "stored as", "rows", "finding"))
     fits = all(finding.fits for finding in findings)
-    told = data if isinstance(data, Path) else "the database"  # a URL may hold a password
+    told = place if isinstance(place, Path) else "the database"  # a URL may hold a password
     console.print()
     console.print(
         f"{told}: the app fits what is stored"

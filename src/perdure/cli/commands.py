@@ -162,7 +162,7 @@ _Data = Annotated[Path, typer.Option("--data", help="Directory of the SQLite sto
 _DEFAULT_DATA = Path("data")
 _LookedAt = Annotated[
     str | None,
-    typer.Option("--store", help="Store URL instead of --data: sqlite:DIR or postgresql://…"),
+    typer.Option("--store", help="Store URL instead of --data: sqlite:DIR, postgresql://…"),
 ]
 
 
@@ -174,6 +174,7 @@ def list_(
     after: Annotated[str, typer.Option(help="Begin behind this key.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="The most keys to print.")] = 50,
     data: _Data = _DEFAULT_DATA,
+    store: _LookedAt = None,
 ) -> None:
     """List the actor types with their counts, or the keys of one type.
 
@@ -181,14 +182,16 @@ def list_(
 
     Example: perdure state list Cart --limit 10
     """
+    from perdure.cli.looking import place_given
     from perdure.cli.state import list_keys, list_types
     from perdure.cli.tables import console_for_notes, console_for_output
 
+    place = place_given(data, store)
     if actor_type is None:
-        list_types(data, console_for_output())
+        list_types(place, console_for_output())
     else:
         consoles = (console_for_output(), console_for_notes())
-        list_keys(data, actor_type, (after, limit), consoles)
+        list_keys(place, actor_type, (after, limit), consoles)
 
 
 @state.command()
@@ -196,6 +199,7 @@ def show(
     actor_type: Annotated[str, typer.Argument(metavar="TYPE", help="A class or its table.")],
     key: Annotated[str, typer.Argument(metavar="KEY", help="The actor's key.")],
     data: _Data = _DEFAULT_DATA,
+    store: _LookedAt = None,
 ) -> None:
     """Print one actor as JSON: its state, version and times.
 
@@ -203,9 +207,10 @@ def show(
 
     Example: perdure state show Cart alice
     """
+    from perdure.cli.looking import place_given
     from perdure.cli.state import show as show_actor
 
-    typer.echo(show_actor(data, actor_type, key))
+    typer.echo(show_actor(place_given(data, store), actor_type, key))
 
 
 @state.command()
@@ -213,6 +218,7 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT.")],
     json: Annotated[bool, typer.Option("--json", help="A JSON object a row.")] = False,
     data: _Data = _DEFAULT_DATA,
+    store: _LookedAt = None,
 ) -> None:
     """Ask the store in SQL; writing is refused.
 
@@ -221,14 +227,16 @@ def query(
 
     Example: perdure state query "SELECT key, state ->> '$.total' FROM cart"
     """
+    from perdure.cli.looking import place_given
     from perdure.cli.state import query_as_json, query_as_table
     from perdure.cli.tables import console_for_notes, console_for_output
 
+    place = place_given(data, store)
     if json:
-        for line in query_as_json(data, sql):
+        for line in query_as_json(place, sql):
             sys.stdout.buffer.write(line)
     else:
-        query_as_table(data, sql, (console_for_output(), console_for_notes()))
+        query_as_table(place, sql, (console_for_output(), console_for_notes()))
 
 
 @state.command("export")
@@ -238,6 +246,7 @@ def export_(
         str | None, typer.Option("--type", help="Only this actor class or table.")
     ] = None,
     data: _Data = _DEFAULT_DATA,
+    store: _LookedAt = None,
 ) -> None:
     """Write every actor as a line of JSON: type, key, version, times, timers and state.
 
@@ -246,10 +255,11 @@ def export_(
 
     Example: perdure state export actors.jsonl
     """
+    from perdure.cli.looking import place_given
     from perdure.cli.state_files import export_state
     from perdure.cli.tables import console_for_notes
 
-    count = export_state(data, file, actor_type, console_for_notes())
+    count = export_state(place_given(data, store), file, actor_type, console_for_notes())
     typer.echo(f"exported {_actors(count)}", err=True)
 
 
@@ -272,11 +282,11 @@ def import_(
 
     Example: perdure state import actors.jsonl
     """
-    from perdure.cli.looking import place_of
+    from perdure.cli.looking import place_given
     from perdure.cli.state_files import import_state
     from perdure.cli.tables import console_for_notes
 
-    place = place_of(store) if store else data
+    place = place_given(data, store)
     count = import_state(place, file, replace=replace, notes=console_for_notes())
     typer.echo(f"imported {_actors(count)}", err=True)
 
@@ -288,9 +298,7 @@ def migrate(
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only try, write nothing.")] = False,
     data: _Data = _DEFAULT_DATA,
-    store: Annotated[
-        str | None, typer.Option(help="Store URL instead of --data: sqlite:DIR")
-    ] = None,
+    store: _LookedAt = None,
 ) -> None:
     """Bring every actor to the version of its class now; stop the server first.
 
@@ -300,13 +308,13 @@ def migrate(
     Example: perdure state migrate app.py --dry-run
     """
     from perdure.cli.failures import DATA_DAMAGED
-    from perdure.cli.looking import directory_of
+    from perdure.cli.looking import place_given
     from perdure.cli.state_migrate import migrate_state
     from perdure.cli.tables import console_for_notes, console_for_output
 
-    directory = data if store is None else directory_of(store)
+    place = place_given(data, store)
     consoles = (console_for_output(), console_for_notes())
-    if not migrate_state(target, directory, consoles, dry_run=dry_run):
+    if not migrate_state(target, place, consoles, dry_run=dry_run):
         raise typer.Exit(DATA_DAMAGED)
 
 
@@ -390,12 +398,12 @@ def letters(
 
     Example: perdure state letters --limit 10
     """
-    from perdure.cli.looking import place_of
+    from perdure.cli.looking import place_given
     from perdure.cli.state_letters import list_letters
     from perdure.cli.tables import console_for_notes, console_for_output
 
     list_letters(
-        place_of(store) if store else data,
+        place_given(data, store),
         (after, limit),
         (console_for_output(), console_for_notes()),
     )
@@ -418,11 +426,11 @@ def resend(
     Example: perdure state resend 17 18
     """
     from perdure.cli import state_letters
-    from perdure.cli.looking import place_of
+    from perdure.cli.looking import place_given
 
     if bool(ids) == every:
         raise Failure("name the letters, or say --all", "perdure state letters shows them")
-    place = place_of(store) if store else data
+    place = place_given(data, store)
     count = state_letters.resend(place, ids) if ids else state_letters.resend_all(place)
     typer.echo(f"{count:,} {'letter is' if count == 1 else 'letters are'} due again", err=True)
 
@@ -441,9 +449,9 @@ def drop_letter(
     Example: perdure state drop-letter 17 --yes
     """
     from perdure.cli import state_letters
-    from perdure.cli.looking import place_of
+    from perdure.cli.looking import place_given
 
-    place = place_of(store) if store else data
+    place = place_given(data, store)
     told = state_letters.described(place, letter_id)
     if not yes:
         typer.confirm(f"Delete {told}?", abort=True, err=True)

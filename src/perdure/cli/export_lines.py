@@ -11,6 +11,7 @@ from perdure.cli.state import KEY_BYTES_MAX
 from perdure.store.api import StoredActor, Timer
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_Small = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]  # PostgreSQL's integer
 _TimeMs = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]  # to the end of year 9999
 
 
@@ -22,7 +23,7 @@ class TimerPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     method: str
     arguments: msgspec.Raw
     every_ms: _Count | None = None
-    attempts: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+    attempts: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
 
 
 class ActorLine(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -33,7 +34,7 @@ class ActorLine(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     version: _Count
     created_at_ms: _TimeMs
     updated_at_ms: _TimeMs
-    schema: _Count = 1
+    schema: _Small = 1
     timers: list[TimerPart] = []
     state: msgspec.Raw  # byte for byte, so that numbers keep their form
 

@@ -12,24 +12,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from perdure.base.errors import ConflictError, InvalidKeyError, PerdureError
+from perdure.base.errors import ConflictError, InvalidKeyError
 from perdure.cli.export_lines import Line, ReadEntry, actor_line, entry_line, read_line
-from perdure.cli.failures import CANNOT_CREATE, DATA_DAMAGED, NO_INPUT, Failure, failure_of
-from perdure.cli.looking import Place
-from perdure.cli.state import reading, type_named
-from perdure.store.sqlite_import import SqliteImport
-from perdure.store.sqlite_reader import SqliteReader
-
-if TYPE_CHECKING:
-    from perdure.store.postgres_import import PostgresImport
-
-Import: TypeAlias = "SqliteImport | PostgresImport"
+from perdure.cli.failures import CANNOT_CREATE, DATA_DAMAGED, NO_INPUT, Failure
+from perdure.cli.looking import Place, importing, looking
+from perdure.cli.state import type_named
+from perdure.store.look import Import, Look
 
 _PAGE_ROWS = 16  # of up to 4 MiB each
 _PAGE_ENTRIES = 64  # of up to 1 MiB each
@@ -37,12 +30,12 @@ _BATCH_LINES = 1_000
 _LINE_BYTES_MAX = 64 << 20
 
 
-def export_state(data: Path, target: str, given_type: str | None, notes: Console) -> int:
+def export_state(place: Place, target: str, given_type: str | None, notes: Console) -> int:
     """Write all actors, or those of one type, to a file or `-`; returns how many.
 
     They are of one moment, also while a server writes on.
     """
-    with reading(data) as reader, reader.snapshot():
+    with looking(place) as reader, reader.snapshot():
         names = [type_named(reader, given_type)] if given_type else reader.actor_tables()
         with _progress(notes) as progress, _output(target) as file:
             task = progress.add_task("export", total=sum(map(reader.count, names)))
@@ -63,30 +56,13 @@ def import_state(place: Place, source: str, *, replace: bool, notes: Console) ->
     path = Path(source)
     if source != "-" and not path.is_file():
         raise Failure(f"there is no file {source}", exit_code=NO_INPUT)
-    try:
-        store = _open(place)
-    except PerdureError as error:
-        raise failure_of(error) from error
-    try:
-        with _progress(notes) as progress, _input(source) as file:
-            total = path.stat().st_size if source != "-" else None
-            task = progress.add_task("import", total=total)
-            return _import_lines(store, _counted(file, progress, task), replace=replace)
-    except PerdureError as error:
-        raise failure_of(error) from error
-    finally:
-        store.close()
+    with importing(place) as store, _progress(notes) as progress, _input(source) as file:
+        total = path.stat().st_size if source != "-" else None
+        task = progress.add_task("import", total=total)
+        return _import_lines(store, _counted(file, progress, task), replace=replace)
 
 
-def _open(place: Place) -> "Import":
-    if isinstance(place, Path):
-        return SqliteImport(place)
-    from perdure.store.postgres_import import PostgresImport  # loads what SQLite has no use for
-
-    return PostgresImport(place)
-
-
-def _import_lines(store: "Import", lines: Iterable[bytes], *, replace: bool) -> int:
+def _import_lines(store: Import, lines: Iterable[bytes], *, replace: bool) -> int:
     numbered = enumerate(lines, start=1)
     first, importing = next(numbered, None), _Importing(store, replace=replace)
     while first is not None:
@@ -101,7 +77,7 @@ def _import_lines(store: "Import", lines: Iterable[bytes], *, replace: bool) -> 
 class _Importing:
     """What was put into the store so far."""
 
-    def __init__(self, store: "Import", *, replace: bool) -> None:
+    def __init__(self, store: Import, *, replace: bool) -> None:
         self._store = store
         self.replace = replace
         self._last = ("", "")  # type and key of the actor whose entries may come
@@ -158,25 +134,30 @@ def _import_line(importing: _Importing, line: bytes, number: int, *, done: int) 
         ) from error
 
 
-def _lines(reader: SqliteReader, names: Iterable[str]) -> Iterator[tuple[bytes, bool]]:
+def _lines(reader: Look, names: Iterable[str]) -> Iterator[tuple[bytes, bool]]:
     """Every line to write, and whether it is an actor's, which are counted."""
     for name in names:
         after = ""
-        while page := reader.scan(name, after, _PAGE_ROWS):
+        while page := reader.whole_actors(name, after, _PAGE_ROWS):
+            entries = _entries(reader, name, page[0].key, page[-1].key)
+            upcoming = next(entries, None)
             for actor in page:
-                timers = reader.timers_of(name, actor.key)
-                yield actor_line(name, msgspec.structs.replace(actor, timers=timers)), True
-                for line in _entry_lines(reader, name, actor.key):
-                    yield line, False
+                yield actor_line(name, actor), True
+                while upcoming is not None and upcoming[0] <= actor.key:
+                    if upcoming[0] == actor.key:  # else nobody has it
+                        yield entry_line(name, *upcoming), False
+                    upcoming = next(entries, None)
             after = page[-1].key
 
 
-def _entry_lines(reader: SqliteReader, name: str, key: str) -> Iterator[bytes]:
-    after = ("", "")
-    while page := reader.entries_of(name, key, after, _PAGE_ENTRIES):
-        for field, entry, value in page:
-            yield entry_line(name, key, field, entry, value)
-        after = page[-1][:2]
+def _entries(
+    reader: Look, name: str, first_key: str, last_key: str
+) -> Iterator[tuple[str, str, str, bytes]]:
+    """Those of all actors of a page, since most actors have none to ask for."""
+    after = (first_key, "", "")
+    while page := reader.entries_between(name, after, last_key, _PAGE_ENTRIES):
+        yield from page
+        after = page[-1][:3]
 
 
 def _counted(file: BinaryIO, progress: Progress, task: Any) -> Iterator[bytes]:

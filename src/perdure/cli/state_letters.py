@@ -1,34 +1,26 @@
 """`perdure state letters|resend|drop-letter`: what to do about messages that were given up."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from perdure.base.clock import SystemClock
-from perdure.base.errors import PerdureError
-from perdure.cli.failures import NO_INPUT, Failure, failure_of
-from perdure.cli.looking import Look, Place, looking
+from perdure.cli.failures import NO_INPUT, Failure
+from perdure.cli.looking import Place, letters, looking
 from perdure.cli.state import time_text
 from perdure.cli.tables import print_columns, printable
 from perdure.store.api import Message
-from perdure.store.sqlite_letters import SqliteLetters
-from perdure.store.sqlite_reader import SqliteReader
-
-if TYPE_CHECKING:
-    from perdure.store.postgres_look import PostgresLook
+from perdure.store.look import Look
 
 _PAGE_ROWS = 50
 _COLUMNS = ("id", "sent", "sender", "receiver", "attempts", "error")
 
 
-def list_letters(data: Place, page: tuple[int, int], consoles: tuple[Console, Console]) -> None:
+def list_letters(place: Place, page: tuple[int, int], consoles: tuple[Console, Console]) -> None:
     """Print one page of the dead letters; `page` is (after, limit)."""
     (after, limit), (output, notes) = page, consoles
-    with looking(data) as reader:
+    with looking(place) as reader:
         rows = list(islice(_rows(reader, after), limit + 1))
     if not rows:
         output.print("No dead letters." if after == 0 else "No more dead letters.")
@@ -38,50 +30,50 @@ def list_letters(data: Place, page: tuple[int, int], consoles: tuple[Console, Co
         notes.print(f"there are more: --after {rows[limit - 1][0]}")
 
 
-def resend(data: Place, ids: Sequence[int]) -> int:
+def resend(place: Place, ids: Sequence[int]) -> int:
     """Make these letters due again; returns how many. Raises Failure if one of them is none.
 
     Those that are letters are sent again even then.
     """
-    with _letters(data) as letters:
-        _refuse_others(ids, letters.resend(ids, SystemClock().wall_ms()), "sent again")
+    with letters(place) as dead:
+        _refuse_others(ids, dead.resend(ids, SystemClock().wall_ms()), "sent again")
     return len(set(ids))
 
 
-def resend_all(data: Place) -> int:
+def resend_all(place: Place) -> int:
     """Make every letter due again; returns how many.
 
     By id and each once: a letter that dies again meanwhile would else be sent without an end.
     """
-    with _letters(data) as letters:
+    with letters(place) as dead:
         after, count = 0, 0
-        while sent := letters.resend_behind(after, SystemClock().wall_ms()):
+        while sent := dead.resend_behind(after, SystemClock().wall_ms()):
             after = sent[-1]
             count += len(sent)
     return count
 
 
-def described(data: Place, letter_id: int) -> str:
+def described(place: Place, letter_id: int) -> str:
     """One letter in a line, for who is asked whether to drop it; raises Failure if it is none."""
-    with looking(data) as reader:
-        letters = reader.dead_letters(letter_id - 1, 1)
-    if not letters or letters[0].id != letter_id:
+    with looking(place) as reader:
+        found = reader.dead_letters(letter_id - 1, 1)
+    if not found or found[0].id != letter_id:
         _refuse_others([letter_id], [], "dropped")
-    _, sent, sender, receiver, _, error = _row(letters[0])
+    _, sent, sender, receiver, _, error = _row(found[0])
     return printable(f"{receiver} from {sender}, sent {sent}, error {error!r}")
 
 
-def drop(data: Place, letter_id: int) -> None:
+def drop(place: Place, letter_id: int) -> None:
     """Delete a letter for good; raises Failure if it is none."""
-    with _letters(data) as letters:
-        _refuse_others([letter_id], letters.drop([letter_id]), "dropped")
+    with letters(place) as dead:
+        _refuse_others([letter_id], dead.drop([letter_id]), "dropped")
 
 
 def _rows(reader: Look, after: int) -> Iterator[tuple[str, ...]]:
     """What is shown of each letter; what is not, its arguments, is held for a few at a time."""
-    while letters := reader.dead_letters(after, _PAGE_ROWS):
-        yield from map(_row, letters)
-        after = letters[-1].id
+    while page := reader.dead_letters(after, _PAGE_ROWS):
+        yield from map(_row, page)
+        after = page[-1].id
 
 
 def _row(letter: Message) -> tuple[str, ...]:
@@ -111,20 +103,3 @@ def _refuse_others(ids: Sequence[int], done: Sequence[int], what: str) -> None:
         "perdure state letters shows those there are",
         exit_code=NO_INPUT,
     )
-
-
-@contextmanager
-def _letters(data: Place) -> "Iterator[SqliteLetters | PostgresLook]":
-    """The letters of the store at this place; its errors become Failures."""
-    with looking(data) as look:  # says best what is missing
-        if not isinstance(look, SqliteReader):
-            yield look
-            return
-    try:
-        letters = SqliteLetters(Path(data))
-        try:
-            yield letters
-        finally:
-            letters.close()
-    except PerdureError as error:
-        raise failure_of(error) from error

@@ -6,7 +6,6 @@ killed at any point is simply started again.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -26,13 +25,11 @@ from perdure.base.clock import SystemClock
 from perdure.base.codec import encode
 from perdure.base.errors import PerdureError, StateTooLargeError, StoreFormatError, StoreLockedError
 from perdure.base.limits import Limits
-from perdure.cli.failures import NO_INPUT, Failure, failure_of
+from perdure.cli.failures import LOCKED, Failure, failure_of
 from perdure.cli.loading import load_app
-from perdure.cli.state import reading
+from perdure.cli.looking import Place, looking, owning
 from perdure.cli.tables import print_columns, printable
-from perdure.store.api import ActorWrite, Batch, StoredActor
-from perdure.store.sqlite import SqliteStore
-from perdure.store.sqlite_file import FILE_NAME
+from perdure.store.api import ActorWrite, Batch, Store, StoredActor
 
 _PAGE_ROWS = 64  # of up to 4 MiB each; one commit
 _NAMED_MAX = 20  # failures in full; the rest is counted
@@ -55,7 +52,7 @@ class Outcome(msgspec.Struct):
 
 
 def migrate_state(
-    target: str, data: Path, consoles: tuple[Console, Console], *, dry_run: bool
+    target: str, place: Place, consoles: tuple[Console, Console], *, dry_run: bool
 ) -> bool:
     """Migrate all rows that older versions of their classes wrote; returns False if any failed.
 
@@ -66,9 +63,10 @@ def migrate_state(
     app = load_app(target)
     with _progress(notes) as progress:
         if dry_run:
-            outcomes = _try(app.actor_types, data, app.limits, progress)
+            outcomes = _try(app.actor_types, place, app.limits, progress)
         else:
-            outcomes = asyncio.run(_migrate(app.actor_types, data, app.limits, progress))
+            with owning(place) as store:
+                outcomes = asyncio.run(_migrate(app.actor_types, store, app.limits, progress))
     for line in (line for outcome in outcomes for line in outcome.named):
         notes.print(f"not migrated: {printable(line)}", markup=False)
     _print_summary(outcomes, output, dry_run=dry_run)
@@ -79,11 +77,11 @@ def migrate_state(
 
 
 def _try(
-    actor_types: Sequence[ActorType], data: Path, limits: Limits, progress: Progress
+    actor_types: Sequence[ActorType], place: Place, limits: Limits, progress: Progress
 ) -> list[Outcome]:
     """Migrate in memory only."""
     outcomes = []
-    with reading(data) as reader:
+    with looking(place) as reader:
         stored = set(reader.actor_tables())
         for actor_type in actor_types:
             outcome = Outcome(actor_type)
@@ -100,26 +98,15 @@ def _try(
 
 
 async def _migrate(
-    actor_types: Sequence[ActorType], data: Path, limits: Limits, progress: Progress
+    actor_types: Sequence[ActorType], store: Store, limits: Limits, progress: Progress
 ) -> list[Outcome]:
-    if not (data / FILE_NAME).is_file():
-        raise Failure(f"there is no store in {data}", "say where: --data DIR", exit_code=NO_INPUT)
-    store = SqliteStore(data)
     try:
         await store.open([actor_type.schema for actor_type in actor_types])
-    except PerdureError as error:
-        failure = failure_of(error)
-        if isinstance(error, StoreLockedError):
-            failure.hint = "stop its server first; --dry-run works while it runs"
-        raise failure from error
+    except StoreLockedError as error:
+        hint = "stop its server first; --dry-run works while it runs"
+        raise Failure(str(error), hint, exit_code=LOCKED) from error
     try:
-        totals = await store.actor_types()
-        return [
-            await _migrate_class(
-                store, actor_type, totals.get(actor_type.name, 0), limits, progress
-            )
-            for actor_type in actor_types
-        ]
+        return await _migrate_all(store, actor_types, limits, progress)
     except PerdureError as error:
         failure = failure_of(error)
         failure.hint = "what was migrated so far is kept; run it again to go on"
@@ -128,8 +115,18 @@ async def _migrate(
         await store.close()
 
 
+async def _migrate_all(
+    store: Store, actor_types: Sequence[ActorType], limits: Limits, progress: Progress
+) -> list[Outcome]:
+    totals = await store.actor_types()
+    return [
+        await _migrate_class(store, actor_type, totals.get(actor_type.name, 0), limits, progress)
+        for actor_type in actor_types
+    ]
+
+
 async def _migrate_class(
-    store: SqliteStore, actor_type: ActorType, total: int, limits: Limits, progress: Progress
+    store: Store, actor_type: ActorType, total: int, limits: Limits, progress: Progress
 ) -> Outcome:
     outcome = Outcome(actor_type)
     task = progress.add_task(actor_type.name, total=total)
@@ -144,7 +141,7 @@ async def _migrate_class(
     return outcome
 
 
-async def _pages(store: SqliteStore, name: str) -> AsyncIterator[list[StoredActor]]:
+async def _pages(store: Store, name: str) -> AsyncIterator[list[StoredActor]]:
     after = ""
     while page := await store.scan(name, after, _PAGE_ROWS):
         yield page

@@ -7,6 +7,7 @@ Invariants:
 """
 
 import asyncio
+import logging
 import os
 import socket
 import ssl
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from perdure.base.ids import new_id
 from perdure.cluster.network import Listener, ProtocolFactory
+
+log = logging.getLogger("perdure.cluster")
 
 _UNIX_PATH_BYTES_MAX = 90  # the system's bound is 107, and the socket is made under a longer name
 _TLS_HANDSHAKE_S = 5.0
@@ -94,14 +97,21 @@ class SocketNetwork:
         raise (others or errors)[0]
 
     async def _connect_tcp(self, host: str, port: int, factory: ProtocolFactory) -> None:
-        transport, _ = await asyncio.get_running_loop().create_connection(
-            factory,
-            host,
-            port,
-            ssl=self._client_ssl,
-            server_hostname=None if self._client_ssl is None else "",
-            ssl_handshake_timeout=None if self._client_ssl is None else _TLS_HANDSHAKE_S,
-        )
+        try:
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                factory,
+                host,
+                port,
+                ssl=self._client_ssl,
+                server_hostname=None if self._client_ssl is None else "",
+                ssl_handshake_timeout=None if self._client_ssl is None else _TLS_HANDSHAKE_S,
+            )
+        except ssl.SSLError as error:
+            # here, since all others take it for a machine that does not answer, which comes and
+            # goes; a certificate does not, and somebody must see to it
+            address = f"tcp:{_bracketed(host)}:{port}"
+            log.warning("peer failed TLS", extra={"address": address, "error": str(error)})
+            raise
         made = transport.get_extra_info("socket")
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

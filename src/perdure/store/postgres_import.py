@@ -1,7 +1,7 @@
 """Puts whole actors into a PostgreSQL store, with the versions and times they had elsewhere.
 
-The only way to write that bypasses turns. It refuses to begin while processes have the store open.
-One without a registry that is not seen, behind a pooler, is fenced: it commits nothing any more.
+The only way to write that bypasses turns. It is the only member of the database meanwhile (see
+`postgres_sole`), and each batch rests on its fence, as every commit does.
 """
 
 import asyncio
@@ -12,23 +12,22 @@ from typing import Any
 import asyncpg
 
 from perdure.base.clock import SystemClock
-from perdure.base.errors import ConflictError, StoreLockedError
+from perdure.base.errors import ConflictError
 from perdure.base.shards import shard_of
 from perdure.store.api import ActorSchema, StoredActor
-from perdure.store.postgres_chain import Chain
 from perdure.store.postgres_link import LostError, Server
+from perdure.store.postgres_sole import SoleMember
 from perdure.store.postgres_tables import create_tables, table_sql_name
+from perdure.store.registry import fenced
 
 _STEP_S = 60.0
 
-_OTHERS = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    " AND (application_name = 'perdure' OR starts_with(application_name, 'perdure:'))"
-    " AND pid <> pg_backend_pid()"
+_STAND = (
+    "UPDATE perdure_fence SET commit_number = commit_number + 1 WHERE incarnation = $1 RETURNING 1"
 )
 _PUT = (
     "INSERT INTO {table} (key, state, version, created_at_ms, updated_at_ms, schema, shard)"
-    " VALUES ($1, $2::text::json, $3, $4, $5, $6, $7)"
+    " VALUES ($1, $2::text::json, $3, $4, $5, $6, $7) ON CONFLICT (key) DO NOTHING RETURNING 1"
 )
 _PUT_TIMER = "INSERT INTO perdure_timer VALUES ($1, $2, $3, $4, $5, $6, $7::text::json, $8, $9)"
 _PUT_ENTRY = "INSERT INTO perdure_entry VALUES ($1, $2, $3, $4, $5::text::json)"
@@ -41,20 +40,16 @@ class PostgresImport:
     """
 
     def __init__(self, url: str) -> None:
-        clock = SystemClock()
-        self._server = Server(url, clock)
+        self._server = Server(url, SystemClock())
+        self._member = SoleMember(self._server)
         self._runner = asyncio.Runner()
         self._tables: dict[str, str] = {}
         try:
+            self._run(self._member.join())
             self._session = self._run(self._server.connect())
             with self.batch():
-                if self._rows(_OTHERS)[0][0]:
-                    raise StoreLockedError(
-                        f"{self._server.label} is used by running processes: stop them first"
-                    )
                 connection = self._session.connection
                 self._namespace = self._run(create_tables(connection, [], self._server.label))
-                self._run(Chain(self._server, clock).stand_alone(self._session, _STEP_S))
         except BaseException:
             self.close()
             raise
@@ -63,14 +58,18 @@ class PostgresImport:
         """Give it up."""
         if hasattr(self, "_session"):
             self._session.drop()
+        self._runner.run(self._member.leave())
         self._runner.close()
 
     @contextmanager
     def batch(self) -> Iterator[None]:
         """All that is put within the block becomes durable together, or none of it."""
+        self._run(self._member.renew())  # the batch itself may take longer: its fence is locked
         transaction = self._session.transaction(_STEP_S)
         self._run(transaction.__aenter__())
         try:
+            if not self._rows(_STAND, self._member.incarnation):
+                raise fenced(self._member.incarnation)
             yield
         except BaseException as error:
             self._tables.clear()  # a table made in this batch is gone with it
@@ -87,12 +86,10 @@ class PostgresImport:
         table = self._table(actor_type, actor.schema)
         if replace:
             self._remove(table, actor_type, actor.key)
-        elif self._rows(f"SELECT 1 FROM {table} WHERE key = $1", actor.key):
-            raise ConflictError(f"{actor_type}/{actor.key} is in the store already")
         shard, state = shard_of(actor.key), actor.state.decode()
         times = (actor.created_at_ms, actor.updated_at_ms)
         try:
-            self._rows(
+            put = self._rows(
                 _PUT.format(table=table),
                 *(actor.key, state, actor.version, *times, actor.schema, shard),
             )
@@ -100,6 +97,8 @@ class PostgresImport:
             raise ConflictError(
                 f"{actor_type}/{actor.key} has a value in a unique field that another one has"
             ) from None
+        if not put:
+            raise ConflictError(f"{actor_type}/{actor.key} is in the store already")
         for timer in actor.timers:
             due = (timer.due_at_ms, timer.method, timer.arguments.decode())
             at = (actor_type, actor.key, timer.name, shard)
@@ -131,7 +130,7 @@ class PostgresImport:
             self._rows(f"DELETE FROM {other} WHERE actor_type = $1 AND key = $2", actor_type, key)
 
     def _rows(self, sql: str, *values: Any) -> list[Any]:
-        rows: list[Any] = self._run(self._session.step(sql, values, _STEP_S))
+        rows: list[Any] = self._run(self._session.step_again(sql, values, _STEP_S))
         return rows
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -196,6 +196,16 @@ class Session:
             rows: list[Any] = await self.connection.fetch(sql, *arguments, timeout=timeout_s)
             return rows
 
+    async def step_again(self, sql: str, arguments: Sequence[Any], timeout_s: float) -> list[Any]:
+        """The same for a statement that comes many times within transactions: it stays prepared,
+        unless there is a pooler."""
+        if self._server.pooled:
+            return await self.step(sql, arguments, timeout_s)
+        with _translated(self):
+            statement = self._prepared.get(sql) or await self._prepare(sql, timeout_s)
+            rows: list[Any] = await statement.fetch(*arguments, timeout=timeout_s)
+            return rows
+
     async def execute(self, sql: str, timeout_s: float) -> None:
         """Statements without values. Raises as `run` does."""
         with _translated(self):

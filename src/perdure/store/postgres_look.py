@@ -1,24 +1,33 @@
 """A PostgreSQL store seen from a command: it commits nothing, makes nothing, and has no event loop.
 
-What it offers is what `SqliteReader` and `SqliteLetters` do, for as far as commands need it. It may
-be used while processes own the store. It writes dead letters only, in whose rows no process has an
-interest: none is held in memory, and a running outbox finds what is due again with its next look.
+It is a `Look` and `Letters` (see `look`). It may be used while processes own the store. It writes
+dead letters only, in whose rows no process has an interest: none is held in memory, and a running
+outbox finds what is due again with its next look.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+import asyncpg
 
 from perdure.base.clock import SystemClock
 from perdure.base.errors import StoreError, StoreFormatError
 from perdure.store.api import Message, StoredActor, StoredSchema
+from perdure.store.look import NoStoreError
+from perdure.store.postgres_ask import Question
 from perdure.store.postgres_batch import Table
-from perdure.store.postgres_link import Server
+from perdure.store.postgres_link import LostError, Server, Session
 from perdure.store.postgres_names import literal
-from perdure.store.postgres_reader import LONG_READ_S, Reader
+from perdure.store.postgres_reader import READ_S, Reader
 from perdure.store.postgres_tables import FORMAT, table_sql_name
 
 _ROWS_MAX = 500  # written in one transaction
+_SURVEY_S = 300.0  # a count of everything, for a person who waits for it
+# The server lets go of the snapshot of one that froze: nothing can be vacuumed behind it. Not
+# sooner, since what is read may go into a pipe that waits for a person.
+_IDLE_MAX_MS = 600_000
 
 _Result = TypeVar("_Result")
 
@@ -36,23 +45,30 @@ class PostgresLook:
     def __init__(self, url: str) -> None:
         clock = SystemClock()
         self._runner = asyncio.Runner()
-        self._label = (server := Server(url, clock)).label
-        self._reader = Reader(server, clock)
+        self._server = Server(url, clock)
+        self._reader = Reader(self._server, clock)
+        self._questions: list[Question] = []
         try:
+            self._run(self._server.connect()).drop()  # fails at once, where reads would wait
             self._open()
         except BaseException:
             self.close()
             raise
 
     def _open(self) -> None:
-        [[namespace, is_store]] = self._rows(
-            "SELECT current_schema(), to_regclass('perdure_format') IS NOT NULL"
-        )
+        [[is_store]] = self._rows("SELECT to_regclass('perdure_format') IS NOT NULL")
         if not is_store:
-            raise StoreError(f"there is no store in {self._label}")
+            raise NoStoreError(f"there is no store in {self._server.label}")
         [[stored]] = self._rows("SELECT format FROM perdure_format")
         if stored != FORMAT:
-            raise StoreFormatError(f"{self._label} has format {stored}; this Perdure has {FORMAT}")
+            raise StoreFormatError(
+                f"{self._server.label} has format {stored}, this Perdure reads up to {FORMAT};"
+                " upgrade Perdure"
+            )
+        self._find_tables()
+
+    def _find_tables(self) -> None:
+        [[namespace]] = self._rows("SELECT current_schema()")
         self._schemas = self._run(self._reader.schemas())
         self._tables = {
             one.name: Table(table_sql_name(one.name, namespace), one.version)
@@ -61,7 +77,9 @@ class PostgresLook:
         self._reader.open(self._tables, namespace)
 
     def close(self) -> None:
-        """Cut the connection."""
+        """Cut the connections."""
+        for question in self._questions:
+            question.close()
         self._reader.close()
         self._runner.close()
 
@@ -85,6 +103,45 @@ class PostgresLook:
     def scan(self, actor_type: str, after: str, limit: int) -> list[StoredActor]:
         """Up to `limit` actors with keys greater than `after`, in key order."""
         return self._run(self._reader.scan(actor_type, after, limit))
+
+    def whole_actors(self, actor_type: str, after: str, limit: int) -> list[StoredActor]:
+        """The same with their timers, those of each by name."""
+        return self._run(self._reader.whole_actors(actor_type, after, limit))
+
+    def entries_between(
+        self, actor_type: str, after: tuple[str, str, str], last_key: str, limit: int
+    ) -> list[tuple[str, str, str, bytes]]:
+        """Up to `limit` entries (key, field, entry, value) behind `after` (key, field, entry), of
+        actors with keys up to `last_key`, in order."""
+        return self._run(self._reader.entries_between(actor_type, after, last_key, limit))
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read within the block is of one moment. Meanwhile the database keeps every row
+        that is replaced."""
+        reader = self._reader
+        self._reader = _OneMoment(self._server, self._run(self._server.connect()))
+        try:
+            self._run(self._reader.begin())
+            self._find_tables()
+            yield
+        finally:
+            self._reader.close()
+            self._reader = reader
+
+    def query(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """Run one SELECT; returns the names of its columns, and its rows as they are found.
+
+        Whatever is not a question is refused with StoreError; `postgres_ask` says what that is
+        worth.
+        """
+        question = Question(self._server)
+        self._questions.append(question)
+        return self._run(question.ask(sql)), self._rows_of(question)
+
+    def _rows_of(self, question: Question) -> Iterator[tuple[Any, ...]]:
+        while rows := self._run(question.rows()):
+            yield from rows
 
     # -- surveys
 
@@ -141,7 +198,34 @@ class PostgresLook:
         return sorted(row[0] for row in self._rows(f"DELETE FROM perdure_message {_DEAD}", ids))
 
     def _rows(self, sql: str, *values: Any) -> list[Any]:
-        return self._run(self._reader.rows(sql, *values, timeout_s=LONG_READ_S))
+        return self._run(self._reader.rows(sql, *values, timeout_s=_SURVEY_S))
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         return self._runner.run(work)
+
+
+class _OneMoment(Reader):
+    """Reads within one transaction, and so all of one moment."""
+
+    def __init__(self, server: Server, session: Session) -> None:
+        super().__init__(server, SystemClock())
+        self._session = session
+
+    async def begin(self) -> None:
+        """Take the snapshot with the first read."""
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+        idle = f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_MAX_MS}"
+        await self._session.execute(f"{begin}; {idle}", READ_S)
+
+    def close(self) -> None:
+        """End it, with its connection."""
+        self._session.drop()
+
+    async def rows(self, sql: str, *values: Any, timeout_s: float = READ_S) -> list[Any]:
+        """One statement; not tried again, for another connection would see another moment."""
+        try:
+            return await self._session.step_again(sql, values, timeout_s)
+        except LostError as error:
+            raise StoreError(f"{self._server.label} was lost: {error}") from error
+        except asyncpg.PostgresError as error:
+            raise self._server.error(error) from error

@@ -74,18 +74,7 @@ class Reader:
     async def load_many(self, actor_type: str, keys: Sequence[str]) -> dict[str, StoredActor]:
         """The actors of these keys that are there, with their timers."""
         rows = await self.rows(_LOAD.format(table=self._table(actor_type)), keys, actor_type)
-        found: dict[str, StoredActor] = {}
-        for key, state, version, created_at_ms, updated_at_ms, schema, timers in rows:
-            found[key] = StoredActor(
-                key,
-                state.encode(),
-                version,
-                created_at_ms,
-                updated_at_ms,
-                schema,
-                _timers(actor_type, key, timers) if timers else (),
-            )
-        return found
+        return {row[0]: _whole_actor(actor_type, row) for row in rows}
 
     async def find_requests(
         self, _table: str, names: Sequence[tuple[str, str, str]]
@@ -115,6 +104,12 @@ class Reader:
         """Actors with keys greater than `after`, in key order."""
         sql = f"SELECT {ROW} FROM {self._table(actor_type)} WHERE key > $1 ORDER BY key LIMIT $2"
         return [_actor(row) for row in await self.rows(sql, after, limit, timeout_s=LONG_READ_S)]
+
+    async def whole_actors(self, actor_type: str, after: str, limit: int) -> list[StoredActor]:
+        """The same with their timers, those of each by name."""
+        sql = f"{_WHOLE} WHERE key > $1 ORDER BY key LIMIT $3".format(table=self._table(actor_type))
+        rows = await self.rows(sql, after, actor_type, limit, timeout_s=LONG_READ_S)
+        return [_whole_actor(actor_type, row) for row in rows]
 
     async def query(self, query: Query) -> list[StoredActor]:
         """The actors that fit, in the order asked for."""
@@ -168,6 +163,20 @@ class Reader:
             *((*at, start, limit) if end is None else (*at, start, limit, end)),
         )
         return [(name, value.encode()) for name, value in rows]
+
+    async def entries_between(
+        self, actor_type: str, after: tuple[str, str, str], last_key: str, limit: int
+    ) -> list[tuple[str, str, str, bytes]]:
+        """Entries (key, field, entry, value) behind `after` (key, field, entry), of actors with
+        keys up to `last_key`, in order."""
+        rows = await self.rows(
+            "SELECT key, field, entry, value::text FROM perdure_entry WHERE actor_type = $1"
+            " AND (key, field, entry) > ($2, $3, $4) AND key <= $5"
+            " ORDER BY key, field, entry LIMIT $6",
+            *(actor_type, *after, last_key, limit),
+            timeout_s=LONG_READ_S,
+        )
+        return [(key, field, entry, value.encode()) for key, field, entry, value in rows]
 
     async def count_entries(self, at: tuple[str, str, str]) -> int:
         """How many entries a collection has."""
@@ -279,12 +288,13 @@ class Reader:
                 self._free.append(session)
 
 
-_LOAD = (
+_WHOLE = (
     "SELECT key, state::text, version, created_at_ms, updated_at_ms, schema,"
     " (SELECT json_agg(json_build_array(name, due_at_ms, method, arguments, every_ms, attempts)"
     " ORDER BY name)::text FROM perdure_timer WHERE actor_type = $2 AND perdure_timer.key = t.key)"
-    " FROM {table} AS t WHERE key = ANY($1)"
+    " FROM {table} AS t"
 )
+_LOAD = f"{_WHOLE} WHERE key = ANY($1)"
 _REQUESTS = (
     "SELECT actor_type, key, request_id, fingerprint, reply"
     " FROM unnest($1::text[], $2::text[], $3::text[]) AS n(actor_type, key, request_id)"
@@ -306,6 +316,12 @@ def _only(shards: Shards, number: int) -> tuple[str, list[Any]]:
 def _actor(row: Any) -> StoredActor:
     key, state, *others = row
     return StoredActor(key, state.encode(), *others)
+
+
+def _whole_actor(actor_type: str, row: Any) -> StoredActor:
+    *columns, encoded = row
+    timers = _timers(actor_type, row[0], encoded) if encoded else ()
+    return msgspec.structs.replace(_actor(columns), timers=timers)
 
 
 def _timers(actor_type: str, key: str, encoded: str) -> tuple[Timer, ...]:

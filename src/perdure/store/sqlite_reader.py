@@ -28,6 +28,7 @@ from perdure.store.api import (
     Timer,
     TimerPlace,
 )
+from perdure.store.look import NoStoreError
 from perdure.store.sqlite_file import (
     BUSY_TIMEOUT_MS,
     FILE_NAME,
@@ -76,11 +77,11 @@ class SqliteReader:
     def of_store(cls, directory: Path) -> "SqliteReader":
         """Look into a store that another process may own.
 
-        Raises StoreError if there is none, StoreCorruptError and StoreFormatError.
+        Raises NoStoreError, StoreCorruptError and StoreFormatError.
         """
         path = directory / FILE_NAME
         if not path.is_file():
-            raise StoreError(f"there is no store in {directory}")
+            raise NoStoreError(f"there is no store in {directory}")
         refuse_short_file(path)
         reader = cls(directory)
         reader._check()
@@ -150,6 +151,13 @@ class SqliteReader:
         )
         return [self._stored_actor(actor_type, row) for row in rows]
 
+    def whole_actors(self, actor_type: str, after: str, limit: int) -> list[StoredActor]:
+        """The same with their timers, those of each by name."""
+        return [
+            msgspec.structs.replace(actor, timers=self.timers_of(actor_type, actor.key))
+            for actor in self.scan(actor_type, after, limit)
+        ]
+
     def schemas(self) -> list[StoredSchema]:
         """What is known of the stored classes."""
         rows = self._all("SELECT actor_type, version, fields FROM perdure_schema")
@@ -202,21 +210,20 @@ class SqliteReader:
         )
         return [(row[0], self._entry_value(*at, row)) for row in rows]
 
-    def entries_of(
-        self, actor_type: str, key: str, after: tuple[str, str], limit: int
-    ) -> list[tuple[str, str, bytes]]:
-        """Up to `limit` entries (field, entry, value) of all collections of one actor, in order.
-
-        `after` is the (field, entry) to begin behind.
-        """
+    def entries_between(
+        self, actor_type: str, after: tuple[str, str, str], last_key: str, limit: int
+    ) -> list[tuple[str, str, str, bytes]]:
+        """Up to `limit` entries (key, field, entry, value) behind `after` (key, field, entry), of
+        actors with keys up to `last_key`, in order."""
         rows = self._all(
-            "SELECT field, entry, value, checksum FROM perdure_entry"
-            " WHERE actor_type = ? AND key = ? AND (field, entry) > (?, ?)"
-            " ORDER BY field, entry LIMIT ?",
-            (actor_type, key, *after, limit),
+            "SELECT key, field, entry, value, checksum FROM perdure_entry"
+            " WHERE actor_type = ? AND (key, field, entry) > (?, ?, ?) AND key <= ?"
+            " ORDER BY key, field, entry LIMIT ?",
+            (actor_type, *after, last_key, limit),
         )
         return [
-            (field, row[0], self._entry_value(actor_type, key, field, row)) for field, *row in rows
+            (key, field, row[0], self._entry_value(actor_type, key, field, row))
+            for key, field, *row in rows
         ]
 
     def count_entries(self, actor_type: str, key: str, field: str) -> int:

@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 
 from perdure.cli.commands import cli
 from perdure.cli.failures import Failure
-from perdure.store.api import ActorSchema, ActorWrite, Batch
+from perdure.cli.looking import Place
+from perdure.store.api import ActorSchema, ActorWrite, Batch, Store
+from perdure.store.postgres import PostgresStore
 from perdure.store.sqlite import SqliteStore
 
 
@@ -32,11 +34,21 @@ def perdure(*arguments: str | Path, given: str | bytes | None = None) -> Done:
     return Done(result.exit_code, result.stdout, result.stderr)
 
 
-def fill(directory: Path, actors: dict[str, dict[str, str]], at_ms: int = 1_000) -> None:
+def at(place: Place) -> list[str]:
+    """The options that tell a command of this store."""
+    return ["--data", str(place)] if isinstance(place, Path) else ["--store", place]
+
+
+def store_at(place: Place) -> Store:
+    """The store itself, to open it as a server would."""
+    return SqliteStore(place) if isinstance(place, Path) else PostgresStore(place)
+
+
+def fill(place: Place, actors: dict[str, dict[str, str]], at_ms: int = 1_000) -> None:
     """Commit actors, given as {type: {key: state}}, each at version 1."""
 
     async def body() -> None:
-        store = SqliteStore(directory)
+        store = store_at(place)
         await store.open([ActorSchema(name) for name in actors])
         writes = [
             ActorWrite(name, key, state.encode(), 1)

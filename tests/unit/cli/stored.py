@@ -1,18 +1,18 @@
 """Stores for the commands about classes that change."""
 
 import asyncio
-from pathlib import Path
 
+from tests.unit.cli.invoking import store_at
+
+from perdure.cli.looking import Place, looking
 from perdure.store.api import ActorSchema, ActorWrite, Batch, StoredActor
-from perdure.store.sqlite import SqliteStore
-from perdure.store.sqlite_reader import SqliteReader
 
 
-def write(directory: Path, schema: ActorSchema, states: dict[str, str], at_ms: int = 1_000) -> None:
+def write(place: Place, schema: ActorSchema, states: dict[str, str], at_ms: int = 1_000) -> None:
     """Commit states as a release with this schema would; on top of what is there."""
 
     async def body() -> None:
-        store = SqliteStore(directory)
+        store = store_at(place)
         await store.open([schema])
         writes = []
         for key, state in states.items():
@@ -26,10 +26,7 @@ def write(directory: Path, schema: ActorSchema, states: dict[str, str], at_ms: i
     asyncio.run(body())
 
 
-def rows(directory: Path, name: str) -> dict[str, StoredActor]:
+def rows(place: Place, name: str) -> dict[str, StoredActor]:
     """Every row of a type by key."""
-    reader = SqliteReader.of_store(directory)
-    try:
+    with looking(place) as reader:
         return {row.key: row for row in reader.scan(name, "", 100_000)}
-    finally:
-        reader.close()

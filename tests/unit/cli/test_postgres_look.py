@@ -126,13 +126,6 @@ def test_a_database_without_a_store_is_told() -> None:
         check_store(App(Cart), fresh_database(), Console(file=io.StringIO()))
 
 
-def test_what_works_on_sqlite_only_says_so() -> None:
-    done = perdure("state", "migrate", "app.py", "--store", "postgresql://host/shop")
-    assert "works on SQLite stores only" in done.errors
-    done = perdure("state", "letters", "--store", "postgresql:embedded")
-    assert "looked into by its URL" in done.errors
-
-
 EXPORT = """\
 {"type":"cart","key":"alice","version":7,"created_at_ms":1,"updated_at_ms":2,"schema":1,\
 "state":{"lines":{"tea":1}},"timers":[{"name":"t","due_at_ms":9,"method":"late","arguments":{},\

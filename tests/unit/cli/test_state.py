@@ -7,30 +7,29 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from tests.unit.cli.invoking import fill, perdure
+from tests.unit.cli.invoking import at, fill, perdure, store_at
+from tests.unit.cli.stored import write
 
+from perdure.cli.looking import Place, looking
 from perdure.store.api import ActorSchema, ActorWrite, Batch
 from perdure.store.sqlite import SqliteStore
-from perdure.store.sqlite_reader import SqliteReader
-from perdure.testing import async_test
 
 KEYS = ("alice", "bob", "o'\"brien", "a/b", "[red]", "日本", "😀")
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    directory = tmp_path / "data"
+def data(place: Place) -> Place:
     states = {key: f'{{"items":["tea"],"n":{n}}}' for n, key in enumerate(KEYS)}
-    fill(directory, {"todo_list": states, "order": {}}, at_ms=1_700_000_000_123)
-    return directory
+    fill(place, {"todo_list": states, "order": {}}, at_ms=1_700_000_000_123)
+    return place
 
 
 def columns_of(output: str) -> list[list[str]]:
     return [line.split() for line in output.splitlines()]
 
 
-def test_list_names_the_types_with_their_counts(data: Path) -> None:
-    done = perdure("state", "list", "--data", data)
+def test_list_names_the_types_with_their_counts(data: Place) -> None:
+    done = perdure("state", "list", *at(data))
     assert done.exit_code == 0
     assert columns_of(done.output) == [
         ["type", "actors"],
@@ -40,18 +39,18 @@ def test_list_names_the_types_with_their_counts(data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["todo_list", "TodoList", "todo-list"])
-def test_a_type_may_be_named_as_its_class_its_route_or_its_table(data: Path, name: str) -> None:
-    done = perdure("state", "list", name, "--data", data)
+def test_a_type_may_be_named_as_its_class_its_route_or_its_table(data: Place, name: str) -> None:
+    done = perdure("state", "list", name, *at(data))
     assert [row[0] for row in columns_of(done.output)] == ["key", *sorted(KEYS)]
     assert columns_of(done.output)[1][1:] == ["1", "2023-11-14T22:13:20.123+00:00"]
     assert done.errors == ""
 
 
-def test_pages_go_through_all_keys_and_name_the_next_page(data: Path) -> None:
+def test_pages_go_through_all_keys_and_name_the_next_page(data: Place) -> None:
     seen: list[str] = []
     options: list[str] = []
     for _ in range(10):
-        done = perdure("state", "list", "TodoList", "--limit", "2", *options, "--data", data)
+        done = perdure("state", "list", "TodoList", "--limit", "2", *options, *at(data))
         seen += [row[0] for row in columns_of(done.output)[1:]]
         if not done.errors:
             break
@@ -60,21 +59,21 @@ def test_pages_go_through_all_keys_and_name_the_next_page(data: Path) -> None:
     assert seen == sorted(KEYS)
 
 
-def test_the_last_page_names_no_next_one_even_when_it_is_full(data: Path) -> None:
-    done = perdure("state", "list", "TodoList", "--limit", str(len(KEYS)), "--data", data)
+def test_the_last_page_names_no_next_one_even_when_it_is_full(data: Place) -> None:
+    done = perdure("state", "list", "TodoList", "--limit", str(len(KEYS)), *at(data))
     assert len(done.output.splitlines()) == 1 + len(KEYS)
     assert done.errors == ""
 
 
-def test_the_hint_for_the_next_page_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
-    fill(tmp_path, {"cart": {"a $b": "{}", "c": "{}"}})
-    done = perdure("state", "list", "cart", "--limit", "1", "--data", tmp_path)
+def test_the_hint_for_the_next_page_can_be_pasted_into_a_shell(place: Place) -> None:
+    fill(place, {"cart": {"a $b": "{}", "c": "{}"}})
+    done = perdure("state", "list", "cart", "--limit", "1", *at(place))
     assert "--after 'a $b'" in done.errors
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_show_prints_one_actor_as_json(data: Path, key: str) -> None:
-    done = perdure("state", "show", "TodoList", key, "--data", data)
+def test_show_prints_one_actor_as_json(data: Place, key: str) -> None:
+    done = perdure("state", "show", "TodoList", key, *at(data))
     assert json.loads(done.output) == {
         "type": "todo_list",
         "key": key,
@@ -86,15 +85,16 @@ def test_show_prints_one_actor_as_json(data: Path, key: str) -> None:
     assert len(done.output.splitlines()) > 5  # it is for people
 
 
-def test_show_finds_a_key_in_another_unicode_form(tmp_path: Path) -> None:
-    fill(tmp_path, {"cart": {"\u00e9": "{}"}})
-    assert perdure("state", "show", "cart", "e\u0301", "--data", tmp_path).exit_code == 0
+def test_show_finds_a_key_in_another_unicode_form(place: Place) -> None:
+    fill(place, {"cart": {"\u00e9": "{}"}})
+    assert perdure("state", "show", "cart", "e\u0301", *at(place)).exit_code == 0
 
 
-def test_query_prints_columns(data: Path) -> None:
-    sql = "SELECT key, state ->> '$.n' AS n, NULL AS x FROM todo_list"
+def test_query_prints_columns(data: Place) -> None:
+    path = "$.n" if isinstance(data, Path) else "n"
+    sql = f"SELECT key, state ->> '{path}' AS n, NULL AS x FROM todo_list"
     sql += " WHERE key IN ('a/b', 'alice', 'bob') ORDER BY 1"
-    done = perdure("state", "query", sql, "--data", data)
+    done = perdure("state", "query", sql, *at(data))
     assert columns_of(done.output) == [
         ["key", "n", "x"],
         ["a/b", "3"],
@@ -103,32 +103,34 @@ def test_query_prints_columns(data: Path) -> None:
     ]
 
 
-def test_query_names_the_columns_of_no_rows(data: Path) -> None:
-    done = perdure("state", "query", "SELECT key, version FROM todo_list WHERE 0", "--data", data)
+def test_query_names_the_columns_of_no_rows(data: Place) -> None:
+    done = perdure("state", "query", "SELECT key, version FROM todo_list WHERE 1 = 0", *at(data))
     assert columns_of(done.output) == [["key", "version"]]
 
 
-def test_query_as_json_gives_an_object_a_row(data: Path) -> None:
+def test_query_as_json_gives_an_object_a_row(data: Place) -> None:
     sql = "SELECT key, version, 0.5 AS half, NULL AS none, key FROM todo_list ORDER BY key"
-    done = perdure("state", "query", "--json", sql, "--data", data)
+    done = perdure("state", "query", "--json", sql, *at(data))
     rows = [json.loads(line) for line in done.output.splitlines()]
     assert [row["key"] for row in rows] == sorted(KEYS)
     assert rows[0] == {"key": "[red]", "version": 1, "half": 0.5, "none": None, "key_2": "[red]"}
 
 
-def test_a_long_table_is_cut_and_says_so(data: Path) -> None:
+def test_a_long_table_is_cut_and_says_so(data: Place) -> None:
     many = (
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1500) SELECT i FROM n"
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)"
+        " SELECT i FROM n"
     )
-    done = perdure("state", "query", many, "--data", data)
+    done = perdure("state", "query", many, *at(data))
     assert len(done.output.splitlines()) == 1_001
     assert "first 1,000 rows" in done.errors
-    done = perdure("state", "query", "--json", many, "--data", data)
+    done = perdure("state", "query", "--json", many, *at(data))
     assert len(done.output.splitlines()) == 1_500
 
 
-def test_a_terminal_is_not_given_control_characters(data: Path) -> None:
-    done = perdure("state", "query", "SELECT char(27) || '[31m' || char(155) AS x", "--data", data)
+def test_a_terminal_is_not_given_control_characters(data: Place) -> None:
+    char = "char" if isinstance(data, Path) else "chr"
+    done = perdure("state", "query", f"SELECT {char}(27) || '[31m' || {char}(155) AS x", *at(data))
     assert done.output.splitlines()[1] == "\\u001b[31m\\u009b"
 
 
@@ -149,7 +151,8 @@ def test_a_terminal_is_not_given_control_characters(data: Path) -> None:
         "BEGIN IMMEDIATE",
     ],
 )
-def test_a_query_cannot_write(data: Path, sql: str) -> None:
+def test_a_query_cannot_write(tmp_path: Path, sql: str) -> None:
+    fill(data := tmp_path / "data", {"todo_list": dict.fromkeys(KEYS, "{}")})
     before = sorted(path.name for path in data.parent.iterdir())
     done = perdure("state", "query", sql.replace("{folder}", str(data.parent)), "--data", data)
     assert done.exit_code == 2
@@ -161,8 +164,8 @@ def test_a_query_cannot_write(data: Path, sql: str) -> None:
 @pytest.mark.parametrize(
     "sql", ["SELEC 1", "SELECT * FROM nothing", "SELECT '", "SELECT \udcff", ""]
 )
-def test_bad_sql_is_one_line_and_a_hint(data: Path, sql: str) -> None:
-    done = perdure("state", "query", sql, "--data", data)
+def test_bad_sql_is_one_line_and_a_hint(data: Place, sql: str) -> None:
+    done = perdure("state", "query", sql, *at(data))
     assert done.exit_code == 2
     assert len(done.errors.splitlines()) <= 2
     assert done.output == ""
@@ -171,22 +174,22 @@ def test_bad_sql_is_one_line_and_a_hint(data: Path, sql: str) -> None:
 # -- mistakes ------------------------------------------------------------------------------------
 
 
-def test_an_unknown_type_is_told_with_those_there_are(data: Path) -> None:
-    done = perdure("state", "list", "Card", "--data", data)
+def test_an_unknown_type_is_told_with_those_there_are(data: Place) -> None:
+    done = perdure("state", "list", "Card", *at(data))
     assert done.exit_code == 66
     assert "no type 'Card'" in done.errors
     assert "order, todo_list" in done.errors
 
 
-def test_an_unknown_key_is_told(data: Path) -> None:
-    done = perdure("state", "show", "TodoList", "carol", "--data", data)
+def test_an_unknown_key_is_told(data: Place) -> None:
+    done = perdure("state", "show", "TodoList", "carol", *at(data))
     assert done.exit_code == 66
     assert "no todo_list has the key 'carol'" in done.errors
 
 
 @pytest.mark.parametrize("key", ["", "a\nb", "\udcff"])
-def test_what_cannot_be_a_key_is_told(data: Path, key: str) -> None:
-    assert perdure("state", "show", "TodoList", key, "--data", data).exit_code == 2
+def test_what_cannot_be_a_key_is_told(data: Place, key: str) -> None:
+    assert perdure("state", "show", "TodoList", key, *at(data)).exit_code == 2
 
 
 READING = (
@@ -273,12 +276,12 @@ def _refused_as_damaged(directory: Path, command: list[str]) -> str:
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
-def test_reading_works_while_the_store_is_owned(tmp_path: Path, command: list[str]) -> None:
+def test_reading_works_while_the_store_is_owned(place: Place, command: list[str]) -> None:
     async def body() -> None:
-        store = SqliteStore(tmp_path)
+        store = store_at(place)
         await store.open([ActorSchema("cart")])
         await store.commit(Batch([ActorWrite("cart", "a", b'{"n":1}', 1)], [], 5))
-        done = perdure("state", *command, "--data", tmp_path)
+        done = await asyncio.to_thread(perdure, "state", *command, *at(place))
         assert done.exit_code == 0
         assert "cart" in done.output or "a" in done.output
         await store.commit(Batch([ActorWrite("cart", "a", b'{"n":2}', 2)], [], 6))
@@ -287,16 +290,13 @@ def test_reading_works_while_the_store_is_owned(tmp_path: Path, command: list[st
     asyncio.run(body())
 
 
-@async_test
-async def test_a_snapshot_is_of_one_moment(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    await store.open([ActorSchema("cart")])
-    await store.commit(Batch([ActorWrite("cart", "a", b"{}", 1)], [], 5))
-    reader = SqliteReader.of_store(tmp_path)
-    with reader.snapshot():
-        assert reader.count("cart") == 1
-        await store.commit(Batch([ActorWrite("cart", "b", b"{}", 1)], [], 6))
-        assert [actor.key for actor in reader.scan("cart", "", 9)] == ["a"]
-    assert reader.count("cart") == 2
-    reader.close()
-    await store.close()
+def test_a_snapshot_is_of_one_moment(place: Place) -> None:
+    write(place, ActorSchema("cart"), {"a": "{}"})
+    with looking(place) as look:
+        with look.snapshot():
+            assert look.count("cart") == 1
+            write(place, ActorSchema("cart"), {"a": "[]", "b": "{}"})
+            [whole] = look.whole_actors("cart", "", 9)
+            assert (whole.key, whole.state) == ("a", b"{}")
+            assert [actor.key for actor in look.scan("cart", "", 9)] == ["a"]
+        assert look.count("cart") == 2

@@ -13,16 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.unit.cli.invoking import fill, perdure
+from tests.unit.cli.invoking import at, fill, perdure, store_at
 from tests.unit.cli.stored import rows, write
 
 from perdure.base.errors import InvalidKeyError
 from perdure.base.keys import normalize_key
 from perdure.cli import state_files
+from perdure.cli.looking import Place, importing, looking
 from perdure.store.api import ActorSchema, ActorWrite, Batch, IndexedField, StoredActor, Timer
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_import import SqliteImport
-from perdure.store.sqlite_reader import SqliteReader
+from perdure.testing.postgres import fresh_database
 
 GOOD = (
     '{"type":"cart","key":"%s","version":3,"created_at_ms":5,"updated_at_ms":7,"state":{"n":1.0}}'
@@ -36,44 +37,39 @@ Actors = dict[tuple[str, str], StoredActor]
 Entries = dict[tuple[str, str, str, str], bytes]  # by type, key, field and entry
 
 
-def put(directory: Path, actors: Actors, entries: Entries | None = None) -> None:
-    store = SqliteImport(directory)
-    with store.batch():
+def put(place: Place, actors: Actors, entries: Entries | None = None) -> None:
+    with importing(place) as store, store.batch():
         for (name, _), actor in actors.items():
             store.put(name, actor, replace=False)
-        for at, value in (entries or {}).items():
-            store.put_entry(*at, value)
-    store.close()
+        for named, value in (entries or {}).items():
+            store.put_entry(*named, value)
 
 
-def content(directory: Path) -> Actors:
-    reader = SqliteReader.of_store(directory)
-    try:
-        return {(name, actor.key): actor for name, actor in content_of(reader)}
-    finally:
-        reader.close()
-
-
-def beside(directory: Path) -> tuple[list[Timer], Entries]:
-    """The timers, by actor and name, and the entries of all collections."""
-    reader = SqliteReader.of_store(directory)
-    try:
-        actors = [(name, actor.key) for name, actor in content_of(reader)]
-        timers = [timer for at in actors for timer in reader.timers_of(*at)]
-        found = {
-            (*at, field, entry): value
-            for at in actors
-            for field, entry, value in reader.entries_of(*at, ("", ""), 10_000)
+def content(place: Place) -> Actors:
+    """All actors, without their timers."""
+    with looking(place) as look:
+        return {
+            (name, one.key): one for name in look.actor_tables() for one in look.scan(name, "", 999)
         }
-    finally:
-        reader.close()
-    return timers, found
 
 
-def content_of(reader: SqliteReader) -> list[tuple[str, StoredActor]]:
-    return [
-        (name, actor) for name in reader.actor_tables() for actor in reader.scan(name, "", 10_000)
-    ]
+def beside(place: Place) -> tuple[list[Timer], Entries]:
+    """The timers, by actor and name, and the entries of all collections."""
+    with looking(place) as look:
+        timers = [
+            timer
+            for name in look.actor_tables()
+            for actor in look.whole_actors(name, "", 10_000)
+            for timer in actor.timers
+        ]
+        entries = {
+            (name, key, field, entry): value
+            for name in look.actor_tables()
+            for key, field, entry, value in look.entries_between(
+                name, ("", "", ""), "\U0010ffff", 10_000
+            )
+        }
+    return timers, entries
 
 
 def _storable(key: str) -> bool:
@@ -102,7 +98,7 @@ def _actors(draw: st.DrawFn) -> Actors:
     for key in draw(st.lists(_keys, unique=True, max_size=8)):
         created, later = draw(_times), draw(_times)
         version = draw(st.integers(1, 2**63 - 1))
-        schema = draw(st.integers(1, 2**31))
+        schema = draw(st.integers(1, 2**31 - 1))
         actor = StoredActor(key, draw(_states), version, created, created + later, schema)
         drawn[draw(st.sampled_from(["cart", "shopping_list", "größe"])), key] = actor
     return drawn
@@ -124,68 +120,91 @@ def _whole(draw: st.DrawFn) -> tuple[Actors, Entries]:
         timers = tuple(Timer(name, key, label, *part) for label, part in sorted(parts.items()))
         actors[name, key] = msgspec.structs.replace(actors[name, key], timers=timers)
         fields = st.tuples(st.sampled_from(["items", "history"]), _texts)
-        for at, value in draw(st.dictionaries(fields, _values, max_size=4)).items():
-            entries[name, key, *at] = value
+        for place, value in draw(st.dictionaries(fields, _values, max_size=4)).items():
+            entries[name, key, *place] = value
     return actors, entries
+
+
+def fresh(kind: str, folder: Path, name: str) -> Place:
+    return folder / name if kind == "sqlite" else fresh_database()
 
 
 @settings(max_examples=40, deadline=None)
 @given(_whole())
 def test_all_of_an_actor_survives_export_and_import(whole: tuple[Actors, Entries]) -> None:
+    assert_survives("sqlite", "sqlite", whole)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("postgresql", "postgresql")],
+)
+@settings(max_examples=5, deadline=None)
+@given(whole=_whole())
+def test_all_of_an_actor_survives_the_way_to_another_store(
+    source: str, target: str, whole: tuple[Actors, Entries]
+) -> None:
+    assert_survives(source, target, whole)
+
+
+def assert_survives(source: str, target: str, whole: tuple[Actors, Entries]) -> None:
     actors, entries = whole
-    timers = [timer for at in sorted(actors) for timer in actors[at].timers]
-    bare = {at: msgspec.structs.replace(actor, timers=()) for at, actor in actors.items()}
+    timers = [timer for at_ in sorted(actors) for timer in actors[at_].timers]
+    bare = {at_: msgspec.structs.replace(actor, timers=()) for at_, actor in actors.items()}
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_files, "_PAGE_ENTRIES", 2)
+        patch.setattr(state_files, "_PAGE_ROWS", 3)
         folder = Path(name)
-        put(folder / "from", actors, entries)
+        old, new = fresh(source, folder, "from"), fresh(target, folder, "to")
+        put(old, actors, entries)
         file = folder / "actors.jsonl"
-        assert perdure("state", "export", file, "--data", folder / "from").exit_code == 0
+        assert perdure("state", "export", file, *at(old)).exit_code == 0
         for more in ([], ["--replace"]):
-            done = perdure("state", "import", file, *more, "--data", folder / "to")
+            done = perdure("state", "import", file, *more, *at(new))
             assert done.exit_code == 0, done.errors
-            assert content(folder / "to") == content(folder / "from") == bare
-            assert beside(folder / "to") == beside(folder / "from") == (timers, entries)
-        again = perdure("state", "export", "-", "--data", folder / "to")
+            assert content(new) == content(old) == bare
+            assert beside(new) == beside(old) == (timers, entries)
+        again = perdure("state", "export", "-", *at(new))
         assert again.output.encode() == file.read_bytes()
         assert not list(folder.glob("*.unfinished"))
 
 
-def test_a_state_is_kept_byte_for_byte(tmp_path: Path) -> None:
+def test_a_state_is_kept_byte_for_byte(tmp_path: Path, place: Place, target: Place) -> None:
     state = b'{"big":12345678901234567890123,"form":[1.0,1e2,-0.0],"text":"\\u00e9\xc3\xa9"}'
-    put(tmp_path / "from", {("cart", "a"): StoredActor("a", state, 1, 1, 1)})
-    perdure("state", "export", tmp_path / "x", "--data", tmp_path / "from")
-    perdure("state", "import", tmp_path / "x", "--data", tmp_path / "to")
-    assert content(tmp_path / "to")["cart", "a"].state == state
+    put(place, {("cart", "a"): StoredActor("a", state, 1, 1, 1)})
+    perdure("state", "export", tmp_path / "x", *at(place))
+    perdure("state", "import", tmp_path / "x", *at(target))
+    assert content(target)["cart", "a"].state == state
 
 
 def test_the_version_of_the_class_goes_along_so_that_no_migration_runs_twice(
-    tmp_path: Path,
+    place: Place,
+    target: Place,
 ) -> None:
-    write(tmp_path / "from", ActorSchema("cart", 3), {"new": "{}"})
-    write(tmp_path / "from", ActorSchema("cart", 1), {"old": "{}"})
-    done = perdure("state", "export", "-", "--data", tmp_path / "from")
+    write(place, ActorSchema("cart", 3), {"new": "{}"})
+    write(place, ActorSchema("cart", 1), {"old": "{}"})
+    done = perdure("state", "export", "-", *at(place))
     new, old = done.output.splitlines()
     assert json.loads(new)["schema"] == 3
     assert "schema" not in json.loads(old)
-    perdure("state", "import", "-", "--data", tmp_path / "to", given=done.output)
-    assert rows(tmp_path / "to", "cart") == rows(tmp_path / "from", "cart")
+    perdure("state", "import", "-", *at(target), given=done.output)
+    assert rows(target, "cart") == rows(place, "cart")
 
 
-def test_a_state_of_several_lines_is_one_line_of_the_export(tmp_path: Path) -> None:
-    put(tmp_path / "from", {("cart", "a"): StoredActor("a", b'{\n "n": 1.0\n}', 1, 1, 1)})
-    done = perdure("state", "export", "-", "--data", tmp_path / "from")
+def test_a_state_of_several_lines_is_one_line_of_the_export(place: Place, target: Place) -> None:
+    put(place, {("cart", "a"): StoredActor("a", b'{\n "n": 1.0\n}', 1, 1, 1)})
+    done = perdure("state", "export", "-", *at(place))
     assert len(done.output.splitlines()) == 1
-    done = perdure("state", "import", "-", "--data", tmp_path / "to", given=done.output)
+    done = perdure("state", "import", "-", *at(target), given=done.output)
     assert done.exit_code == 0, done.errors
-    assert content(tmp_path / "to")["cart", "a"].state == b'{"n":1.0}'
+    assert content(target)["cart", "a"].state == b'{"n":1.0}'
 
 
-def test_a_server_can_go_on_with_what_was_imported(tmp_path: Path) -> None:
-    perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
+def test_a_server_can_go_on_with_what_was_imported(place: Place) -> None:
+    perdure("state", "import", "-", *at(place), given=GOOD % "a")
 
     async def body() -> StoredActor | None:
-        store = SqliteStore(tmp_path)
+        store = store_at(place)
         await store.open([ActorSchema("cart"), ActorSchema("order")])
         found = await store.load("cart", "a")
         await store.close()
@@ -194,12 +213,12 @@ def test_a_server_can_go_on_with_what_was_imported(tmp_path: Path) -> None:
     assert asyncio.run(body()) == StoredActor("a", b'{"n":1.0}', 3, 5, 7)
 
 
-def test_one_type_can_be_exported(tmp_path: Path) -> None:
-    fill(tmp_path, {"cart": {"a": "{}"}, "order": {"b": "{}"}})
-    done = perdure("state", "export", "-", "--type", "Order", "--data", tmp_path)
+def test_one_type_can_be_exported(place: Place) -> None:
+    fill(place, {"cart": {"a": "{}"}, "order": {"b": "{}"}})
+    done = perdure("state", "export", "-", "--type", "Order", *at(place))
     assert [json.loads(line)["key"] for line in done.output.splitlines()] == ["b"]
     assert done.errors == "exported 1 actor\n"
-    done = perdure("state", "export", "-", "--type", "Nothing", "--data", tmp_path)
+    done = perdure("state", "export", "-", "--type", "Nothing", *at(place))
     assert done.exit_code == 66
 
 
@@ -273,115 +292,114 @@ def test_an_export_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         (ENTRY % ("first", "x" * 70_000), "too long"),
     ],
 )
-def test_a_bad_line_is_refused_and_named(tmp_path: Path, line: str, reason: str) -> None:
+def test_a_bad_line_is_refused_and_named(place: Place, line: str, reason: str) -> None:
     given_ = "\n".join([GOOD % "first", "", line, GOOD % "last"])
-    done = perdure("state", "import", "-", "--data", tmp_path, given=given_)
+    done = perdure("state", "import", "-", *at(place), given=given_)
     assert done.exit_code == 65
     assert done.errors.startswith("perdure: line 3: ")
     assert reason in done.errors
     assert "nothing was imported" in done.errors
-    assert content(tmp_path) == {}
+    assert content(place) == {}
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_are_refused(place: Place) -> None:
     line = (GOOD % "x").encode().replace(b'"n"', b'"\xff"')
-    done = perdure("state", "import", "-", "--data", tmp_path, given=line)
+    done = perdure("state", "import", "-", *at(place), given=line)
     assert done.exit_code == 65
     assert "line 1: " in done.errors
 
 
 def test_batches_before_a_bad_line_are_kept_and_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_files, "_BATCH_LINES", 2)
     lines = [GOOD % key for key in "abcd"] + ["bad", GOOD % "f"]
-    done = perdure("state", "import", "-", "--data", tmp_path, given="\n".join(lines))
+    done = perdure("state", "import", "-", *at(place), given="\n".join(lines))
     assert "line 5: " in done.errors
     assert "lines 1 to 4 are in the store" in done.errors
-    assert [key for _, key in content(tmp_path)] == list("abcd")
+    assert [key for _, key in content(place)] == list("abcd")
     lines[4] = GOOD % "e"
     given_ = "\n".join(lines)
-    done = perdure("state", "import", "-", "--replace", "--data", tmp_path, given=given_)
+    done = perdure("state", "import", "-", "--replace", *at(place), given=given_)
     assert done.exit_code == 0
     assert "imported 6 actors" in done.errors
-    assert [key for _, key in content(tmp_path)] == list("abcdef")
+    assert [key for _, key in content(place)] == list("abcdef")
 
 
-def test_a_table_that_was_undone_with_its_batch_is_made_again(tmp_path: Path) -> None:
-    store = SqliteImport(tmp_path)
+def test_a_table_that_was_undone_with_its_batch_is_made_again(place: Place) -> None:
     actor = StoredActor("a", b"{}", 1, 1, 1)
-    with pytest.raises(ZeroDivisionError), store.batch():
-        store.put("cart", actor, replace=False)
-        raise ZeroDivisionError
-    with store.batch():
-        store.put("cart", actor, replace=False)
-    store.close()
-    assert content(tmp_path) == {("cart", "a"): actor}
+    with importing(place) as store:
+        with pytest.raises(ZeroDivisionError), store.batch():
+            store.put("cart", actor, replace=False)
+            raise ZeroDivisionError
+        with store.batch():
+            store.put("cart", actor, replace=False)
+    assert content(place) == {("cart", "a"): actor}
 
 
-def test_an_actor_that_is_there_is_replaced_only_when_told(tmp_path: Path) -> None:
-    fill(tmp_path, {"cart": {"a": '{"old":1}'}})
-    done = perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
+def test_an_actor_that_is_there_is_replaced_only_when_told(place: Place) -> None:
+    fill(place, {"cart": {"a": '{"old":1}'}})
+    done = perdure("state", "import", "-", *at(place), given=GOOD % "a")
     assert done.exit_code == 65
     assert "--replace" in done.errors
-    assert content(tmp_path)["cart", "a"].state == b'{"old":1}'
-    done = perdure("state", "import", "-", "--replace", "--data", tmp_path, given=GOOD % "a")
+    assert content(place)["cart", "a"].state == b'{"old":1}'
+    done = perdure("state", "import", "-", "--replace", *at(place), given=GOOD % "a")
     assert done.exit_code == 0
-    assert content(tmp_path)["cart", "a"] == StoredActor("a", b'{"n":1.0}', 3, 5, 7)
+    assert content(place)["cart", "a"] == StoredActor("a", b'{"n":1.0}', 3, 5, 7)
 
 
-def test_what_is_replaced_goes_with_its_timers_and_entries(tmp_path: Path) -> None:
+def test_what_is_replaced_goes_with_its_timers_and_entries(place: Place) -> None:
     timed = (GOOD % "a").replace('"state"', RING % "old")
     old = "\n".join([timed, ENTRY % ("a", "old"), GOOD % "b", ENTRY % ("b", "kept")])
-    perdure("state", "import", "-", "--data", tmp_path, given=old)
+    perdure("state", "import", "-", *at(place), given=old)
     new = "\n".join([GOOD % "a", ENTRY % ("a", "new")])
-    done = perdure("state", "import", "-", "--replace", "--data", tmp_path, given=new)
+    done = perdure("state", "import", "-", "--replace", *at(place), given=new)
     assert done.exit_code == 0, done.errors
-    timers, entries = beside(tmp_path)
+    timers, entries = beside(place)
     assert timers == []
     assert [at[1:] for at in entries] == [("a", "items", "new"), ("b", "items", "kept")]
 
 
 def test_entries_of_one_actor_may_be_more_than_a_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_files, "_BATCH_LINES", 3)
     lines = [GOOD % "a", *(ENTRY % ("a", number) for number in range(10)), GOOD % "b"]
-    done = perdure("state", "import", "-", "--data", tmp_path, given="\n".join(lines))
+    done = perdure("state", "import", "-", *at(place), given="\n".join(lines))
     assert done.errors == "imported 2 actors\n"
-    assert [at[3] for at in beside(tmp_path)[1]] == [str(number) for number in range(10)]
+    assert [at[3] for at in beside(place)[1]] == [str(number) for number in range(10)]
 
 
-def test_an_entry_that_comes_twice_is_refused(tmp_path: Path) -> None:
+def test_an_entry_that_comes_twice_is_refused(place: Place) -> None:
     lines = [GOOD % "a", ENTRY % ("a", "x"), ENTRY % ("a", "x")]
     for more in ([], ["--replace"]):
-        done = perdure("state", "import", "-", *more, "--data", tmp_path, given="\n".join(lines))
+        done = perdure("state", "import", "-", *more, *at(place), given="\n".join(lines))
         assert done.exit_code == 65
         assert "line 3: the entry 'x' of cart/a.items comes twice" in done.errors
-    assert (content(tmp_path), beside(tmp_path)) == ({}, ([], {}))
+    assert (content(place), beside(place)) == ({}, ([], {}))
 
 
-def test_a_line_of_an_older_export_has_version_1_and_no_timers(tmp_path: Path) -> None:
-    perdure("state", "import", "-", "--data", tmp_path, given=GOOD % "a")
-    assert content(tmp_path)["cart", "a"].schema == 1
-    assert beside(tmp_path) == ([], {})
+def test_a_line_of_an_older_export_has_version_1_and_no_timers(place: Place) -> None:
+    perdure("state", "import", "-", *at(place), given=GOOD % "a")
+    assert content(place)["cart", "a"].schema == 1
+    assert beside(place) == ([], {})
 
 
-def test_a_value_that_must_be_unique_does_not_push_another_actor_out(tmp_path: Path) -> None:
+def test_a_value_that_must_be_unique_does_not_push_another_actor_out(place: Place) -> None:
     """Replacing by SQLite's INSERT OR REPLACE would remove whoever has the value."""
 
     async def body() -> None:
-        store = SqliteStore(tmp_path)
+        store = store_at(place)
         field = IndexedField("n", unique=True)
         await store.open([ActorSchema("cart", fields=["n"], indexes=[field])])
         await store.commit(Batch([ActorWrite("cart", "first", b'{"n":1}', 1)], (), 5))
         await store.close()
 
     asyncio.run(body())
-    done = perdure("state", "import", "-", "--replace", "--data", tmp_path, given=GOOD % "a")
+    done = perdure("state", "import", "-", "--replace", *at(place), given=GOOD % "a")
     assert done.exit_code == 65
     assert "has a value in a unique field that another one has" in done.errors
-    assert list(content(tmp_path)) == [("cart", "first")]
+    assert list(content(place)) == [("cart", "first")]
 
 
 def test_importing_beside_a_server_names_the_holder(tmp_path: Path) -> None:

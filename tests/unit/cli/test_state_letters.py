@@ -13,8 +13,9 @@ from pathlib import Path
 
 import apsw
 import pytest
-from tests.unit.cli.invoking import fill, perdure
+from tests.unit.cli.invoking import at, fill, perdure, store_at
 
+from perdure.cli.looking import Place, looking
 from perdure.store import sqlite_letters
 from perdure.store.api import ActorSchema, ActorWrite, Batch, Message, Stream
 from perdure.store.sqlite import SqliteStore
@@ -29,25 +30,33 @@ def letter(number: int, due_at_ms: int | None = None, stream: Stream = STREAM) -
     return Message(stream, "take", b"[]", f"u{number}", None, due_at_ms, 8, f"SoldOut: {number}")
 
 
-def post(directory: Path, *messages: Message) -> None:
-    """Commit messages; their ids count from 1."""
+def post(place: Place, *messages: Message) -> list[int]:
+    """Commit messages; returns their ids. A new SQLite store counts them from 1."""
 
-    async def body() -> None:
-        store = SqliteStore(directory)
+    async def body() -> list[int]:
+        store = store_at(place)
         await store.open([ActorSchema("cart")])
+        ids: list[int] = []
         for start in range(0, len(messages), 500):
-            await store.commit(Batch((), (), 1_000, sent=messages[start : start + 500]))
+            batch = Batch((), (), 1_000, sent=messages[start : start + 500])
+            ids += (await store.commit(batch)).message_ids
         await store.close()
+        return ids
 
-    asyncio.run(body())
+    return asyncio.run(body())
 
 
-def rows(directory: Path) -> list[tuple[object, ...]]:
+def rows(place: Place) -> list[tuple[object, ...]]:
     """(id, is dead, attempts, error) of every message."""
-    with sqlite3.connect(directory / FILE_NAME) as database:
-        found = database.execute(
-            "SELECT id, due_at_ms IS NULL, attempts, error FROM perdure_message ORDER BY id"
-        ).fetchall()
+    sql = (
+        "SELECT id, CASE WHEN due_at_ms IS NULL THEN 1 ELSE 0 END, attempts, error"
+        " FROM perdure_message ORDER BY id"
+    )
+    if not isinstance(place, Path):
+        with looking(place) as look:
+            return list(look.query(sql)[1])
+    with sqlite3.connect(place / FILE_NAME) as database:  # also what we would not look into
+        found = database.execute(sql).fetchall()
     database.close()
     return found
 
@@ -55,100 +64,102 @@ def rows(directory: Path) -> list[tuple[object, ...]]:
 # -- listing -------------------------------------------------------------------------------------
 
 
-def test_a_store_without_letters_says_so(tmp_path: Path) -> None:
-    post(tmp_path, letter(1, due_at_ms=5))
-    done = perdure("state", "letters", "--data", tmp_path)
+def test_a_store_without_letters_says_so(place: Place) -> None:
+    post(place, letter(1, due_at_ms=5))
+    done = perdure("state", "letters", *at(place))
     assert (done.exit_code, done.output) == (0, "No dead letters.\n")
 
 
-def test_a_letter_is_shown_with_all_that_tells_why_it_is_dead(tmp_path: Path) -> None:
+def test_a_letter_is_shown_with_all_that_tells_why_it_is_dead(place: Place) -> None:
     outside = Stream("cart", "a", "@mail", "")
     sold_out = letter(1)
-    post(tmp_path, sold_out, letter(2, stream=outside), letter(3, due_at_ms=9))
-    done = perdure("state", "letters", "--data", tmp_path)
+    first, second, _ = post(place, sold_out, letter(2, stream=outside), letter(3, due_at_ms=9))
+    done = perdure("state", "letters", *at(place))
+    sent = "1970-01-01T00:00:01.000+00:00"
     assert [line.split() for line in done.output.splitlines()] == [
         ["id", "sent", "sender", "receiver", "attempts", "error"],
-        ["1", "1970-01-01T00:00:01.000+00:00", "cart/a", "stock/tea.take", "8", "SoldOut:", "1"],
-        ["2", "1970-01-01T00:00:01.000+00:00", "cart/a", "@mail.take", "8", "SoldOut:", "2"],
+        [str(first), sent, "cart/a", "stock/tea.take", "8", "SoldOut:", "1"],
+        [str(second), sent, "cart/a", "@mail.take", "8", "SoldOut:", "2"],
     ]
 
 
-def test_many_letters_come_in_pages(tmp_path: Path) -> None:
-    post(tmp_path, *map(letter, range(1, 1_204)))
+def test_many_letters_come_in_pages(place: Place) -> None:
+    ids = post(place, *map(letter, range(1, 1_204)))
     seen: list[int] = []
     after = "0"
     while after:
-        done = perdure("state", "letters", "--data", tmp_path, "--limit", "600", "--after", after)
-        ids = [int(line.split()[0]) for line in done.output.splitlines()[1:]]
-        assert len(ids) <= 600
-        seen += ids
+        done = perdure("state", "letters", *at(place), "--limit", "600", "--after", after)
+        page = [int(line.split()[0]) for line in done.output.splitlines()[1:]]
+        assert len(page) <= 600
+        seen += page
         after = done.errors.partition("--after ")[2].strip()
-    assert seen == list(range(1, 1_204))
-    done = perdure("state", "letters", "--data", tmp_path, "--after", "1203")
+    assert seen == ids
+    done = perdure("state", "letters", *at(place), "--after", str(ids[-1]))
     assert done.output == "No more dead letters.\n"
 
 
 # -- sending again, dropping ---------------------------------------------------------------------
 
 
-def test_a_letter_is_sent_again_with_all_its_attempts(tmp_path: Path) -> None:
-    post(tmp_path, letter(1), letter(2))
-    done = perdure("state", "resend", "2", "--data", tmp_path)
+def test_a_letter_is_sent_again_with_all_its_attempts(place: Place) -> None:
+    first, second = post(place, letter(1), letter(2))
+    done = perdure("state", "resend", str(second), *at(place))
     assert (done.exit_code, done.errors) == (0, "1 letter is due again\n")
-    assert rows(tmp_path) == [(1, 1, 8, "SoldOut: 1"), (2, 0, 0, "SoldOut: 2")]
+    assert rows(place) == [(first, 1, 8, "SoldOut: 1"), (second, 0, 0, "SoldOut: 2")]
 
 
 @pytest.mark.parametrize("command", ["resend", "drop-letter"])
-def test_an_id_that_is_no_letter_is_told_and_left_alone(tmp_path: Path, command: str) -> None:
-    post(tmp_path, letter(1, due_at_ms=5), letter(2))
-    before = rows(tmp_path)
-    for wrong in ("1", "99", str(2**63 - 1)):
-        done = perdure("state", command, wrong, "--data", tmp_path)
+def test_an_id_that_is_no_letter_is_told_and_left_alone(place: Place, command: str) -> None:
+    under_way, _ = post(place, letter(1, due_at_ms=5), letter(2))
+    before = rows(place)
+    for wrong in (str(under_way), "99", str(2**63 - 1)):
+        done = perdure("state", command, wrong, *at(place))
         assert done.exit_code == 66
         assert f"no dead letter has the id {wrong}" in done.errors
     for wrong in ("0", "x", str(2**63)):
-        assert perdure("state", command, wrong, "--data", tmp_path).exit_code == 2
-    assert rows(tmp_path) == before
+        assert perdure("state", command, wrong, *at(place)).exit_code == 2
+    assert rows(place) == before
 
 
-def test_the_letters_among_wrong_ids_are_sent_all_the_same(tmp_path: Path) -> None:
-    post(tmp_path, letter(1), letter(2))
-    done = perdure("state", "resend", "7", "1", "7", "2", "--data", tmp_path)
+def test_the_letters_among_wrong_ids_are_sent_all_the_same(place: Place) -> None:
+    first, second = map(str, post(place, letter(1), letter(2)))
+    done = perdure("state", "resend", "7", first, "7", second, *at(place))
     assert done.exit_code == 66
     assert "no dead letter has the id 7; 2 others were sent again" in done.errors
-    assert [row[1] for row in rows(tmp_path)] == [0, 0]
+    assert [row[1] for row in rows(place)] == [0, 0]
 
 
-def test_all_letters_are_sent_however_many(tmp_path: Path) -> None:
+def test_all_letters_are_sent_however_many(place: Place) -> None:
     count = 2 * sqlite_letters.ROWS_MAX + 1
-    post(tmp_path, *map(letter, range(1, count)), letter(count, due_at_ms=5))
-    done = perdure("state", "resend", "--all", "--data", tmp_path)
+    post(place, *map(letter, range(1, count)), letter(count, due_at_ms=5))
+    done = perdure("state", "resend", "--all", *at(place))
     assert done.errors == f"{count - 1:,} letters are due again\n"
-    assert {row[1] for row in rows(tmp_path)} == {0}
-    assert rows(tmp_path)[-1][2] == 8  # it was never dead
-    done = perdure("state", "resend", "--all", "--data", tmp_path)
+    assert {row[1] for row in rows(place)} == {0}
+    assert rows(place)[-1][2] == 8  # it was never dead
+    done = perdure("state", "resend", "--all", *at(place))
     assert done.errors == "0 letters are due again\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["1", "--all"]])
-def test_resend_takes_ids_or_all(tmp_path: Path, arguments: list[str]) -> None:
-    post(tmp_path, letter(1))
-    done = perdure("state", "resend", *arguments, "--data", tmp_path)
+def test_resend_takes_ids_or_all(place: Place, arguments: list[str]) -> None:
+    post(place, letter(1))
+    done = perdure("state", "resend", *arguments, *at(place))
     assert done.exit_code == 2
     assert "--all" in done.errors
-    assert [row[1] for row in rows(tmp_path)] == [1]
+    assert [row[1] for row in rows(place)] == [1]
 
 
-def test_a_letter_is_dropped_after_a_yes_only(tmp_path: Path) -> None:
-    post(tmp_path, letter(1), letter(2), letter(3))
+def test_a_letter_is_dropped_after_a_yes_only(place: Place) -> None:
+    ids = post(place, letter(1), letter(2), letter(3))
+    first, second, third = map(str, ids)
     for answer in ("n\n", ""):
-        done = perdure("state", "drop-letter", "1", "--data", tmp_path, given=answer)
+        done = perdure("state", "drop-letter", first, *at(place), given=answer)
         assert done.exit_code == 1
         assert "Delete stock/tea.take from cart/a" in done.errors
-    assert [row[0] for row in rows(tmp_path)] == [1, 2, 3]
-    assert perdure("state", "drop-letter", "1", "--data", tmp_path, given="y\n").exit_code == 0
-    assert perdure("state", "drop-letter", "2", "--yes", "--data", tmp_path).exit_code == 0
-    assert [row[0] for row in rows(tmp_path)] == [3]
+    assert [row[0] for row in rows(place)] == ids
+    assert perdure("state", "drop-letter", first, *at(place), given="y\n").exit_code == 0
+    assert perdure("state", "drop-letter", second, "--yes", *at(place)).exit_code == 0
+    assert [row[0] for row in rows(place)] == [int(third)]
 
 
 # -- wrong stores --------------------------------------------------------------------------------
