@@ -40,14 +40,22 @@ class Machine:
         self.door: Door | None = None
         self._cluster = cluster
         self._life = 0
-        self._runs = asyncio.Event()  # not: the next life is due
+        self._due = asyncio.Event()  # the next life is, if one is wanted
+        self._due.set()
 
     async def supervise(self) -> None:
         """Keep a process running."""
         while True:
+            await self._due.wait()
+            self._due.clear()
             if self.is_wanted and (self.process is None or not self.process.is_alive):
                 await self._start()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # who does not start is not started all the time
+
+    def want(self, is_wanted: bool) -> None:
+        """Have a process run here, or none once this one has ended."""
+        self.is_wanted = is_wanted
+        self._due.set()
 
     async def _start(self) -> None:
         cluster, world = self._cluster, self._cluster.world
@@ -59,6 +67,7 @@ class Machine:
             rate=draw.uniform(0.96, 1.04),
             wall_offset_ms=int(draw.uniform(-500, 500)),
         )
+        process.at_death(self._due.set)
         classes = classes_of(self.host)
         clock = SimulatedClock(process)
         classes.tell_time(clock.wall_ms)
@@ -195,22 +204,22 @@ class Cluster:
     async def kill_node(self) -> None:
         machine = self._node()
         self.world.trace.fault("kill", machine.host)
-        machine.is_wanted = self.random.random() < 0.7
+        machine.want(self.random.random() < 0.7)
         machine.kill()
         await self.pause(self._short_or_long_s())
-        machine.is_wanted = True
+        machine.want(True)
 
     async def power_off(self) -> None:
         machine = self._node()
         self.world.trace.fault("power off", machine.host)
         self.world.network.take_down(machine.host)
         self.world.database.cut(machine.host)
-        machine.is_wanted = False
+        machine.want(False)
         machine.kill()
         await self.pause(self._short_or_long_s())
         self.world.network.put_up(machine.host)
         self.world.database.mend(machine.host)
-        machine.is_wanted = True
+        machine.want(True)
 
     async def freeze(self) -> None:
         machine = self.random.choice(list(self.machines.values()))
@@ -372,7 +381,7 @@ class Cluster:
         world.database.go_on()
         world.database.late_s.clear()
         for machine in self.machines.values():
-            machine.is_wanted = True
+            machine.want(True)
             world.network.put_up(machine.host)
             world.database.mend(machine.host)
             if machine.process is not None:
@@ -393,7 +402,7 @@ class Cluster:
             return
         if kind == "without power":
             world.network.take_down(host)
-        machine.is_wanted = False
+        machine.want(False)
         machine.kill()
 
     async def heal_all(self) -> None:

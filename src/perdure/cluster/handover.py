@@ -14,7 +14,7 @@ from perdure.base import points
 from perdure.base.clock import Clock
 from perdure.base.errors import FencedError, StoreError
 from perdure.base.ids import jittered
-from perdure.cluster.assignment import targets
+from perdure.cluster.assignment import share_of, targets
 from perdure.cluster.standing import Standing
 from perdure.cluster.waits import Wake, answered
 from perdure.store.registry import NOBODY, Registry
@@ -85,10 +85,10 @@ class HandOvers:
         standing = self._standing
         if standing.state not in ("active", "draining"):
             return {}
-        wanted = targets(standing.members)
-        moving = [shard for shard in standing.held if wanted[shard] != standing.incarnation]
+        moving = standing.held - share_of(standing.incarnation, standing.members)
         if not moving:
             return {}
+        wanted = targets(standing.members)
         absent = self._gone() | {NOBODY}
         return {shard: wanted[shard] for shard in moving if wanted[shard] not in absent}
 
