@@ -62,7 +62,7 @@ class HandOvers:
         if not due or not standing.holds_lease:
             self._busy.clear()
             return None
-        portion = frozenset(sorted(due, key=lambda one: (one in self._busy, one))[:_PORTION])
+        portion = self._portion(due.keys())
         closed = await standing.owner.close_shards(portion)
         if standing.incarnation != incarnation:
             return None  # we fell meanwhile, and all is thrown away already
@@ -75,6 +75,11 @@ class HandOvers:
             await self._give(incarnation, given)
         self._busy = (self._busy | portion) - closed
         return 0 if given else _AGAIN_S
+
+    def _portion(self, due: AbstractSet[int]) -> frozenset[int]:
+        """What is closed next: first what was not in vain lately."""
+        first = sorted(due - self._busy)[:_PORTION]
+        return frozenset(first + sorted(due & self._busy)[: _PORTION - len(first)])
 
     def _due(self) -> Mapping[int, int]:
         """The heir of each shard that should be another's who is there to take it.

@@ -322,7 +322,7 @@ class Transport(asyncio.Transport):
                 self._way.send(_End(ConnectionResetError("the other end was closed")))
             return
         self._unread.append(item)
-        self._read_on()
+        self._read_now()
 
     def has_room(self, way_bytes: int) -> None:
         """Something has arrived at the other end."""
@@ -334,6 +334,14 @@ class Transport(asyncio.Transport):
         if self._protocol is not None and self._is_reading and self._unread and not self._is_due:
             self._is_due = True
             self._process.call_soon(self._read)
+
+    def _read_now(self) -> None:
+        """The same as soon as it arrives, if the process has nothing else to do; a step less."""
+        process = self._process
+        if process.is_idle and self._protocol is not None and self._is_reading:
+            process.context.run(self._read)
+        else:
+            self._read_on()
 
     def _read(self) -> None:
         self._is_due = False
