@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
-from tests.simulation.world import UNKNOWN, Client, World
+from tests.simulation.world import UNKNOWN, Client, Doors, World
 
 from perdure import PerdureError
 from perdure.testing import delivery
@@ -76,6 +76,31 @@ class Registers(Workload):
         super().__init__(world)
         self.histories: dict[str, list[Operation]] = {key: [] for key in self.keys}
         self._value = 0
+        self._probes = 0
+        world.probes.append(self.probe)
+
+    async def probe(self, inside: Doors, outside: Doors, seconds: float) -> None:
+        """Read what is seldom written inside, often; write it outside."""
+        self._probes += 1
+        loop, mostly_read = self.world.loop, self.keys[len(self.often_written) :]
+        end_s = loop.time() + seconds
+
+        async def again(key: str, doors: Doors, pause_s: float, *, reads: bool) -> None:
+            name = f"{'inside' if reads else 'outside'}{self._probes}-{key}"
+            caller = Client(self.world, name, patience_s=2.0, doors=doors)
+            while loop.time() < end_s and not self.world.is_ending:
+                with suppress(*_ERRORS):
+                    if reads:
+                        await caller.call("Register", key, "read", history=self.histories[key])
+                    else:
+                        self._value += 1
+                        write = ("Register", key, "write", self._value)
+                        await caller.call(*write, history=self.histories[key])
+                await asyncio.sleep(self.random.expovariate(1.0) * pause_s)
+
+        reading = [again(key, inside, 0.01, reads=True) for key in mostly_read]
+        writing = [again(key, outside, 0.05, reads=False) for key in mostly_read]
+        await asyncio.gather(*reading, *writing)
 
     async def step(self, caller: Client) -> None:
         key = self.random.choice(self.keys)

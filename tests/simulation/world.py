@@ -1,7 +1,7 @@
 """A world with clients: how calls come into simulated processes, and what their callers heard."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +26,12 @@ UNKNOWN = (
 """After these nobody knows whether the call has had its effect; after others it has not."""
 
 
+Doors = Callable[[], list["Door"]]
+
+Probe = Callable[[Doors, Doors, float], Coroutine[Any, Any, None]]
+"""Asks for the same, inside of what is cut off and outside, for that many seconds."""
+
+
 class World:
     """Everything that one run has in common."""
 
@@ -38,6 +44,7 @@ class World:
         self.database = SimulatedDatabase(self.loop, self.trace)
         self.clients = SimulatedProcess(self.loop, "clients")
         self.find_doors: Callable[[], list[Door]] = list  # where clients may knock just now
+        self.probes: list[Probe] = []  # what workloads do while a part of the world is cut off
         self.operations = 0  # that were answered
         self.is_ending = False  # clients begin nothing any more
         self._ticks = 0
@@ -117,8 +124,11 @@ def _settle(answer: "asyncio.Future[Any]", result: Any, error: Exception | None)
 class Client:
     """One caller, who makes one call at a time and writes down what came of it."""
 
-    def __init__(self, world: World, name: str, *, patience_s: float = 8.0) -> None:
+    def __init__(
+        self, world: World, name: str, *, patience_s: float = 8.0, doors: Doors | None = None
+    ) -> None:
         self.world = world
+        self._doors = doors or (lambda: world.find_doors())
         self.name = name
         self.patience_s = patience_s
         self.last: list[bool] = []  # of each call: whether it was answered, newest last
@@ -193,5 +203,5 @@ class Client:
             await asyncio.sleep(world.random.uniform(0.01, 0.2))
 
     def _door(self) -> Door:
-        doors = self.world.find_doors()
+        doors = self._doors()
         return doors[int(self.world.random.random() * len(doors))]
