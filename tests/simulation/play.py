@@ -83,7 +83,7 @@ def play(seed: int, scenario: str = "single", letters: str = BY_DEFAULT) -> Outc
 async def _main(world: World, scenario: Any, letters: str) -> list[str]:
     await scenario.start()
     kinds = [kind for kind in WORKLOADS if kind.letter in letters]
-    chosen = [kind for kind in kinds if world.random.random() < 0.6] or kinds
+    chosen = [kind for kind in kinds if world.random.random() < kind.share] or kinds
     workloads = [kind(world) for kind in chosen]
     tasks = [
         world.clients.spawn(workload.run(caller))

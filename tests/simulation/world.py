@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
-from perdure import DeadlineError, PerdureError
+from perdure import DeadlineError, PerdureError, watch
 from perdure.base import ids
 from perdure.base.errors import InterruptedCallError, OutcomeUnknownError, UnreachableError
 from perdure.testing.linearizability import Operation
@@ -25,6 +25,8 @@ UNKNOWN = (
 )
 """After these nobody knows whether the call has had its effect; after others it has not."""
 
+
+_STREAM_S = 0.0005  # from a process to whoever follows: always the same, so nothing is overtaken
 
 Doors = Callable[[], list["Door"]]
 
@@ -82,6 +84,41 @@ class Door:
             begin = (name, key, method, arguments, request_id, answer)
             self.process.call_after(self._world.delay_s(), self._begin, *begin)
         return answer
+
+    def watch(
+        self, name: str, key: str, method: str, saw: Callable[[Any], None]
+    ) -> "asyncio.Future[None]":
+        """Follow a live view, for a client; done when it has ended."""
+        over: asyncio.Future[None] = self._world.loop.create_future()
+        if not self.process.is_alive:
+            self._answer(over, None, ConnectionRefusedError())
+        else:
+            self._open[over] = None
+            following = (name, key, method, saw, over)
+            self.process.call_after(
+                self._world.delay_s(), lambda: self.process.spawn(self._follow(*following))
+            )
+        return over
+
+    async def _follow(
+        self,
+        name: str,
+        key: str,
+        method: str,
+        saw: Callable[[Any], None],
+        over: "asyncio.Future[None]",
+    ) -> None:
+        def tell(value: Any) -> None:
+            if not over.done():  # else its client has let go of it
+                saw(value)
+
+        error = None
+        try:
+            async for value in watch(getattr(getattr(self._classes, name).at(key), method)):
+                self._world.clients.call_after(_STREAM_S, tell, value)
+        except PerdureError as raised:
+            error = raised
+        self._answer(over, None, error)
 
     def _begin(self, *call: Any) -> None:
         self.process.spawn(self._serve(*call))

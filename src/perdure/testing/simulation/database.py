@@ -240,10 +240,13 @@ class SimulatedDatabase:
         """Write down outside of what is tested who has committed what, and who had the right."""
         owners = self.registry._owners if incarnation != NOBODY else None
         refused = {(one.actor_type, one.key) for one in committed.refused}
+        lent = {(one.incarnation, one.group) for one in batch.standing}
         for write in batch.writes:
             if (write.actor_type, write.key) in refused:
                 continue
             entitled = incarnation if owners is None else owners[shard_of(write.key)]
+            if (entitled, write.group) in lent:
+                entitled = incarnation  # its owner stands by it
             version = None if write.state is None else write.version
             self.log.committed(
                 self._loop.now_s, (write.actor_type, write.key), version, incarnation, entitled
