@@ -7,7 +7,12 @@ from typing import Any
 
 from perdure import DeadlineError, PerdureError, watch
 from perdure.base import ids
-from perdure.base.errors import InterruptedCallError, OutcomeUnknownError, UnreachableError
+from perdure.base.errors import (
+    InterruptedCallError,
+    OutcomeUnknownError,
+    TransactionConflictError,
+    UnreachableError,
+)
 from perdure.testing.linearizability import Operation
 from perdure.testing.simulation.database import SimulatedDatabase
 from perdure.testing.simulation.loop import SeededLoop
@@ -202,6 +207,7 @@ class Client:
         except (PerdureError, OSError, TimeoutError) as error:
             world.trace.note(f"{told} → {type(error).__name__}")
             answered = isinstance(error, PerdureError) and error.status < 500
+            answered |= isinstance(error, TransactionConflictError)  # the right one, for a block
             self.last.append(answered)
             # what a call has called stays, even if its own turn is undone
             if history is not None and (isinstance(error, UNKNOWN) or name == "Relay"):
