@@ -84,7 +84,7 @@ class ClusterNode(Node):
         self._loans = Loans(self, self._clock)
         self._station.reception = self._reception = Reception(self, self.actor_types, self._loans)
         self._station.guests = self._guests = Guests(self, self._clock, self._station.forwarder)
-        return LiveHub(self, self._station.watches.watch)
+        return LiveHub(self, self._station.watches.watch, hears_at_once=False)
 
     # -- life ------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class Gateway:
             died=lambda _incarnation: None,
             network=network,
         )
-        self.live = LiveHub(self, self._station.watches.watch)
+        self.live = LiveHub(self, self._station.watches.watch, hears_at_once=False)
         self._is_looking = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
