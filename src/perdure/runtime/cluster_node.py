@@ -241,8 +241,10 @@ class ClusterNode(Node):
                 break
             await self._clock.sleep(_LOOK_S)
             activations += self._catalog.within({one.shard for one in activations})
-        busy = {one.shard for one in activations}
+        # of all: those that were done may have been called once more by turns of the others
+        busy = {one.shard for one in self._catalog.within(closing) if not _is_done(one)}
         self._territory.open(busy)
+        self._territory.seal(closing - busy)
         return closing - busy
 
     def reopen(self, shards: AbstractSet[int]) -> None:
