@@ -146,6 +146,7 @@ class Cluster:
     """The machines, and what is done to them."""
 
     name = "cluster"
+    faults: dict[str, Fault]
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -166,7 +167,7 @@ class Cluster:
         self.gateways = [self.machines[host] for host in GATEWAYS]
         self._healing = asyncio.Event()
         self._faults: list[asyncio.Task[None]] = []
-        kinds = list(_FAULTS)
+        kinds = list(FAULTS)
         self._kinds = [kind for kind in kinds if self.random.random() < 0.4] or kinds
 
     async def start(self) -> None:
@@ -183,7 +184,7 @@ class Cluster:
     async def harm(self) -> None:
         """Begin one fault; it may last while others come."""
         kind = self.random.choice(self._kinds)
-        self._faults.append(self.world.clients.spawn(_FAULTS[kind](self)))
+        self._faults.append(self.world.clients.spawn(self.faults[kind](self)))
 
     async def pause(self, seconds: float) -> None:
         """Wait that long, or until everything is to be healed."""
@@ -391,7 +392,7 @@ class Cluster:
         return self.world.database.log.wrong
 
 
-_FAULTS: dict[str, Fault] = {
+FAULTS: dict[str, Fault] = {
     "kill": Cluster.kill_node,
     "power": Cluster.power_off,
     "freeze": Cluster.freeze,
@@ -407,3 +408,5 @@ _FAULTS: dict[str, Fault] = {
     "stall": Cluster.stall,
     "jump": Cluster.jump,
 }
+
+Cluster.faults = FAULTS

@@ -139,6 +139,13 @@ PLANTED = (
         "        effects_of(self)",
     ),
     Planted(
+        "who has lost a commit with the database goes on",
+        _STANDING,
+        "        if view.version < asked.version:",
+        "        if False:",
+        scenario="failover",
+    ),
+    Planted(
         "lost shards keep their activations",
         _NODE,
         "        self._catalog.throw_away(self._catalog.within(shards), error)",

@@ -22,7 +22,7 @@ class Transfers(Workload):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self.done: set[str] = set()
+        self.done_s: dict[str, float] = {}  # by name of the move: when that was heard
         self.maybe: set[str] = set()
         self.moves: dict[str, Counter[str]] = {}  # by purse, and how often each is there
         self.wrong: list[str] = []
@@ -30,7 +30,9 @@ class Transfers(Workload):
     async def step(self, caller: Client) -> None:
         draw, teller = self.random.random(), self.random.choice(self.tellers)
         if draw < 0.25:
-            self._count(await caller.call("Teller", teller, "audit", list(self.keys)), "an audit")
+            cents = await caller.call("Teller", teller, "audit", list(self.keys))
+            if not self.world.is_unsure:
+                self._count(cents, "an audit")
             return
         payer, payee = self.random.sample(self.keys, 2)
         name, cents = caller.next_id(), 1 + int(self.random.random() * 40)
@@ -49,7 +51,7 @@ class Transfers(Workload):
                     name
                 )  # the last of several attempts says so; of the others it cannot
             raise
-        self.done.add(name)
+        self.done_s[name] = self.world.loop.now_s
 
     def _count(self, cents: list[int], who: str) -> None:
         if sum(cents) != _CENTS * len(self.keys) or min(cents) < 0:
@@ -60,6 +62,8 @@ class Transfers(Workload):
         self._count([cents for cents, _ in purses], "the last look")
         for key, (_, moves) in zip(self.keys, purses, strict=True):
             self.moves[key] = Counter(moves)
+            if moves != (stored := self.world.stored("purse", key).get("moves", [])):
+                self.wrong.append(f"purse {key} shows {moves[-3:]}, and {stored[-3:]} is stored")
 
     def check(self) -> list[str]:
         total: Counter[str] = sum(self.moves.values(), Counter())
@@ -67,7 +71,9 @@ class Transfers(Workload):
             purses = [key for key, moves in self.moves.items() if moves[name]]
             if count != 2 or len(purses) != 2:
                 self.wrong.append(f"move {name} is {count} times in {purses}")
-        lost = sorted(self.done - total.keys())
-        ghosts = sorted(total.keys() - self.done - self.maybe)
+        sure_s = self.world.set_back_s + self.world.unsure_s
+        done = {name for name, at_s in self.done_s.items() if at_s > sure_s}
+        lost = sorted(done - total.keys())
+        ghosts = sorted(total.keys() - self.done_s.keys() - self.maybe)
         self.wrong += [f"move {name} is lost" for name in lost]
         return self.wrong + [f"move {name} was refused and is there" for name in ghosts]

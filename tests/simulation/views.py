@@ -1,7 +1,6 @@
 """V: clients follow live views, and begin anew wherever they find a door when one closes."""
 
 import asyncio
-import json
 from contextlib import suppress
 
 from tests.simulation.workload import ERRORS, Workload
@@ -34,7 +33,7 @@ class Views(Workload):
             self.world.trace.note(f"{watcher} sees {value}")
             if value < self.seen.get(watcher, 0):
                 self.wrong.append(f"{watcher} saw {self.seen[watcher]}, and then {value}")
-            if value > (committed := self._committed(key)):
+            if value > (committed := self.world.stored("ticker", key).get("value", 0)):
                 self.wrong.append(f"{watcher} saw {value}, but {committed} is committed")
             self.seen[watcher] = value
 
@@ -44,10 +43,6 @@ class Views(Workload):
             with suppress(*ERRORS):
                 await door.watch("Ticker", key, "view", saw)
             await asyncio.sleep(self.random.uniform(0.05, 0.3))
-
-    def _committed(self, key: str) -> int:
-        row = self.world.database.store._table("ticker").get(key)
-        return json.loads(row.state).get("value", 0) if row is not None else 0
 
     async def read_all(self, reader: Client) -> None:
         for key in self.keys:

@@ -1,6 +1,8 @@
 """A world with clients: how calls come into simulated processes, and what their callers heard."""
 
 import asyncio
+import json
+import math
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
@@ -54,8 +56,20 @@ class World:
         self.probes: list[Probe] = []  # what workloads do while a part of the world is cut off
         self.operations = 0  # that were answered
         self.is_ending = False  # clients begin nothing any more
+        self.set_back_s = -math.inf  # when the database forgot something last
+        self.unsure_s = 0.0  # for how long after that what is heard may not last
         self._ticks = 0
         ids.draw_from(self.random.randbytes)
+
+    @property
+    def is_unsure(self) -> bool:
+        """True shortly after the database has forgotten something."""
+        return self.loop.now_s < self.set_back_s + self.unsure_s
+
+    def stored(self, name: str, key: str) -> dict[str, Any]:
+        """The fields of an actor as the database holds them."""
+        row = self.database.store._table(name).get(key)
+        return {} if row is None or row.state is None else json.loads(row.state)
 
     def tick(self) -> int:
         """A number that never comes twice, rising with time."""
