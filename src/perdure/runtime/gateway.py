@@ -137,8 +137,11 @@ class Gateway:
         if self._registry is None:
             return
         known = self._station.map
-        newer = known.followed_by(await self._registry.view(known.version))
-        if newer.version > self._station.map.version:
+        view = await self._registry.view(known.version)
+        # older than what was known when it was asked: the database was set back, and it decides
+        is_set_back = view.version < known.version
+        newer = (shard_map.EMPTY if is_set_back else known).followed_by(view)
+        if is_set_back or newer.version > self._station.map.version:
             self._station.take_map(newer, tell=False)
 
     # -- calls -----------------------------------------------------------------------------------
