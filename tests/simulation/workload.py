@@ -15,7 +15,7 @@ class Workload:
 
     letter = ""
     clients = 2
-    share = 0.4  # of the seeds that have it
+    share = 0.3  # of the seeds that have it
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -70,7 +70,7 @@ class Registers(Workload):
                         await caller.call(*write, history=self.histories[key])
                 await asyncio.sleep(self.random.expovariate(1.0) * pause_s)
 
-        reading = [again(key, inside, 0.01, reads=True) for key in mostly_read]
+        reading = [again(key, inside, 0.015, reads=True) for key in mostly_read]
         writing = [again(key, outside, 0.05, reads=False) for key in mostly_read]
         await asyncio.gather(*reading, *writing)
 
