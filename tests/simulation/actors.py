@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import cache
 from types import SimpleNamespace
 
-from perdure import Actor, DomainError, read
+from perdure import Actor, DomainError, live, read, transaction
 
 
 class Poor(DomainError):
@@ -110,7 +110,61 @@ def classes_of(process: str) -> SimpleNamespace:  # noqa: C901  # methods count 
         async def read(self) -> list[tuple[str, int, int]]:
             return self.rung
 
+    class Purse(Actor):
+        cents: int = 100
+        moves: list[str] = []
+
+        async def take(self, name: str, cents: int) -> None:
+            if self.cents < cents:
+                raise Poor(f"{self.key} has {self.cents}")
+            self.cents -= cents
+            self.moves.append(name)
+
+        async def put(self, name: str, cents: int) -> None:
+            self.cents += cents
+            self.moves.append(name)
+
+        @transaction
+        async def give(self, to: str, name: str, cents: int) -> None:
+            await Purse.at(to).put(name, cents)
+            await self.take(name, cents)
+
+        @read
+        async def view(self) -> tuple[int, list[str]]:
+            return self.cents, self.moves
+
+    class Teller(Actor):
+        async def move(self, payer: str, payee: str, name: str, cents: int) -> None:
+            async with transaction():
+                await Purse.at(payer).take(name, cents)
+                await Purse.at(payee).put(name, cents)
+
+        async def audit(self, keys: list[str]) -> list[int]:
+            async with transaction():
+                return [(await Purse.at(key).view())[0] for key in keys]
+
+    class Ticker(Actor):
+        value: int = 0
+
+        @live
+        async def view(self) -> int:
+            return self.value
+
+        async def tick(self) -> int:
+            self.value += 1
+            return self.value
+
+    class Session(Actor, ttl=timedelta(seconds=3)):
+        life: str = ""
+        count: int = 0
+
+        async def touch(self, life: str) -> tuple[str, int]:
+            self.life = self.life or life
+            self.count += 1
+            return self.life, self.count
+
     made = [Register, Counter, Relay, Journal, Writer, Account, Alarm]
+    made += [Purse, Teller, Ticker, Session]
 
     def tell_time(clock: Callable[[], int]) -> None:
         wall_ms[:] = [clock]

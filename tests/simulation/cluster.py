@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from tests.simulation.actors import classes_of
+from tests.simulation.islands import island
 from tests.simulation.world import Door, World
 
 from perdure.actor.methods import actor_type_of
@@ -40,14 +41,22 @@ class Machine:
         self.door: Door | None = None
         self._cluster = cluster
         self._life = 0
-        self._runs = asyncio.Event()  # not: the next life is due
+        self._due = asyncio.Event()  # the next life is, if one is wanted
+        self._due.set()
 
     async def supervise(self) -> None:
         """Keep a process running."""
         while True:
+            await self._due.wait()
+            self._due.clear()
             if self.is_wanted and (self.process is None or not self.process.is_alive):
                 await self._start()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # who does not start is not started all the time
+
+    def want(self, is_wanted: bool) -> None:
+        """Have a process run here, or none once this one has ended."""
+        self.is_wanted = is_wanted
+        self._due.set()
 
     async def _start(self) -> None:
         cluster, world = self._cluster, self._cluster.world
@@ -56,9 +65,10 @@ class Machine:
         process = self.process = SimulatedProcess(
             world.loop,
             f"{self.host}.{self._life}",
-            rate=draw.uniform(0.96, 1.04),
+            rate=draw.uniform(*cluster.rates),
             wall_offset_ms=int(draw.uniform(-500, 500)),
         )
+        process.at_death(self._due.set)
         classes = classes_of(self.host)
         clock = SimulatedClock(process)
         classes.tell_time(clock.wall_ms)
@@ -136,11 +146,13 @@ class Cluster:
     """The machines, and what is done to them."""
 
     name = "cluster"
+    faults: dict[str, Fault]
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.random = world.random
         self.ttl_s = self.random.choice((1.0, 1.0, 2.0))
+        self.rates = self.random.choice(((0.96, 1.04), (0.905, 0.97)))  # to the database's clock
         self.settle_s = 2 * self.ttl_s + 4.0
         self.limits = Limits(
             call_timeout_s=6.0,
@@ -155,7 +167,7 @@ class Cluster:
         self.gateways = [self.machines[host] for host in GATEWAYS]
         self._healing = asyncio.Event()
         self._faults: list[asyncio.Task[None]] = []
-        kinds = list(_FAULTS)
+        kinds = list(FAULTS)
         self._kinds = [kind for kind in kinds if self.random.random() < 0.4] or kinds
 
     async def start(self) -> None:
@@ -172,7 +184,7 @@ class Cluster:
     async def harm(self) -> None:
         """Begin one fault; it may last while others come."""
         kind = self.random.choice(self._kinds)
-        self._faults.append(self.world.clients.spawn(_FAULTS[kind](self)))
+        self._faults.append(self.world.clients.spawn(self.faults[kind](self)))
 
     async def pause(self, seconds: float) -> None:
         """Wait that long, or until everything is to be healed."""
@@ -181,10 +193,10 @@ class Cluster:
 
     # -- faults ----------------------------------------------------------------------------------
 
-    def _node(self) -> Machine:
+    def node(self) -> Machine:
         return self.random.choice(self.nodes)
 
-    def _short_or_long_s(self) -> float:
+    def short_or_long_s(self) -> float:
         """Around the length of a lease, shorter or longer."""
         return (
             self.ttl_s
@@ -193,24 +205,24 @@ class Cluster:
         )
 
     async def kill_node(self) -> None:
-        machine = self._node()
+        machine = self.node()
         self.world.trace.fault("kill", machine.host)
-        machine.is_wanted = self.random.random() < 0.7
+        machine.want(self.random.random() < 0.7)
         machine.kill()
-        await self.pause(self._short_or_long_s())
-        machine.is_wanted = True
+        await self.pause(self.short_or_long_s())
+        machine.want(True)
 
     async def power_off(self) -> None:
-        machine = self._node()
+        machine = self.node()
         self.world.trace.fault("power off", machine.host)
         self.world.network.take_down(machine.host)
         self.world.database.cut(machine.host)
-        machine.is_wanted = False
+        machine.want(False)
         machine.kill()
-        await self.pause(self._short_or_long_s())
+        await self.pause(self.short_or_long_s())
         self.world.network.put_up(machine.host)
         self.world.database.mend(machine.host)
-        machine.is_wanted = True
+        machine.want(True)
 
     async def freeze(self) -> None:
         machine = self.random.choice(list(self.machines.values()))
@@ -219,7 +231,7 @@ class Cluster:
             return
         self.world.trace.fault("freeze", machine.host)
         process.freeze()
-        await self.pause(self._short_or_long_s())
+        await self.pause(self.short_or_long_s())
         self.world.trace.note(f"{process} thaws")
         process.thaw()
 
@@ -237,10 +249,10 @@ class Cluster:
         machine.kill()
 
     async def cut_from_database(self) -> None:
-        machine = self._node()
+        machine = self.node()
         self.world.trace.fault("cut from the database", machine.host)
         self.world.database.cut(machine.host)
-        await self.pause(self._short_or_long_s())
+        await self.pause(self.short_or_long_s())
         self.world.database.mend(machine.host)
 
     async def partition(self) -> None:
@@ -268,48 +280,21 @@ class Cluster:
             cut = [(a, b) for a in hosts for b in hosts if a != b and self.random.random() < 0.3]
         for pair in cut:
             network.cut(*pair)
-        await self.pause(self._short_or_long_s())
+        await self.pause(self.short_or_long_s())
         for pair in cut:
             network.mend(*pair)
-
-    async def island(self) -> None:
-        """A node and a gateway see each other, and nobody else, nor the database."""
-        node, gateway = self._node().host, self.random.choice(GATEWAYS)
-        database, network = self.world.database, self.world.network
-        if self.random.random() < 0.5:
-            self.world.trace.fault("late answers of the database", node)
-            database.late_s[node] = self.random.uniform(0.1, 0.6) * self.ttl_s
-            await self.pause(self.ttl_s)
-            database.late_s.pop(node, None)
-        self.world.trace.fault("island", f"{node} {gateway}")
-        cut = [
-            pair
-            for one in (node, gateway)
-            for other in self.machines
-            if other not in (node, gateway)
-            for pair in ((one, other), (other, one))
-        ]
-        for pair in cut:
-            network.cut(*pair)
-        for host in (node, gateway):
-            database.cut(host)
-        await self.pause(self.ttl_s * self.random.uniform(0.8, 3.0))
-        for pair in cut:
-            network.mend(*pair)
-        for host in (node, gateway):
-            database.mend(host)
 
     async def slow_network(self) -> None:
         network = self.world.network
         self.world.trace.fault("slow network")
         network.delay_s = 0.0002 * 10 ** (self.random.random() * 2.5)
-        await self.pause(self._short_or_long_s())
+        await self.pause(self.short_or_long_s())
         network.delay_s = 0.0002
 
     async def mangle(self) -> None:
         self.world.network.mangled = self.random.choice((0.01, 0.05))
         self.world.trace.fault("frames mangled")
-        await self.pause(self._short_or_long_s())
+        await self.pause(self.short_or_long_s())
         self.world.network.mangled = 0.0
 
     async def storm(self) -> None:
@@ -321,24 +306,24 @@ class Cluster:
             lost_replies=draw() * 0.3 if draw() < 0.5 else 0.0,
             failed_commits=draw() * 0.3 if draw() < 0.5 else 0.0,
         )
-        await self.pause(self._short_or_long_s())
+        await self.pause(self.short_or_long_s())
         database.weather = Weather()
 
     async def outage(self) -> None:
         self.world.trace.fault("database down")
         self.world.database.weather.is_down = True
-        await self.pause(self._short_or_long_s())
+        await self.pause(self.short_or_long_s())
         self.world.database.weather.is_down = False
 
     async def stall(self) -> None:
         database = self.world.database
         self.world.trace.fault("database stalls")
         database.stall()
-        await self.pause(self._short_or_long_s())
+        await self.pause(self.short_or_long_s())
         database.go_on()
 
     async def jump(self) -> None:
-        machine = self._node()
+        machine = self.node()
         if machine.process is not None:
             by_ms = int(self.random.uniform(-3_000, 3_000))
             self.world.trace.fault("clock jump", f"of {machine.host} by {by_ms} ms")
@@ -372,7 +357,7 @@ class Cluster:
         world.database.go_on()
         world.database.late_s.clear()
         for machine in self.machines.values():
-            machine.is_wanted = True
+            machine.want(True)
             world.network.put_up(machine.host)
             world.database.mend(machine.host)
             if machine.process is not None:
@@ -393,7 +378,7 @@ class Cluster:
             return
         if kind == "without power":
             world.network.take_down(host)
-        machine.is_wanted = False
+        machine.want(False)
         machine.kill()
 
     async def heal_all(self) -> None:
@@ -407,7 +392,7 @@ class Cluster:
         return self.world.database.log.wrong
 
 
-_FAULTS: dict[str, Fault] = {
+FAULTS: dict[str, Fault] = {
     "kill": Cluster.kill_node,
     "power": Cluster.power_off,
     "freeze": Cluster.freeze,
@@ -415,7 +400,7 @@ _FAULTS: dict[str, Fault] = {
     "gateway": Cluster.kill_gateway,
     "cut": Cluster.cut_from_database,
     "partition": Cluster.partition,
-    "island": Cluster.island,
+    "island": island,
     "slow": Cluster.slow_network,
     "mangle": Cluster.mangle,
     "storm": Cluster.storm,
@@ -423,3 +408,5 @@ _FAULTS: dict[str, Fault] = {
     "stall": Cluster.stall,
     "jump": Cluster.jump,
 }
+
+Cluster.faults = FAULTS

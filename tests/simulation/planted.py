@@ -2,6 +2,11 @@
 
 `python -m tests.simulation.planted` plants them one by one, and prints how many seeds it took to
 see each. `--only TEXT` chooses those whose name holds it.
+
+Two were not seen in the hundred seeds or so that they were given: "a borrowed actor is let go
+before the borrower has committed" (versions of states and the rule that such a write yields catch
+most of it) and "an actor that is used again while it expires goes" (the sweep has to meet the use
+within one exchange with the database).
 """
 
 import argparse
@@ -87,14 +92,63 @@ PLANTED = (
     Planted(
         "a shard is handed over before its turns have ended",
         _NODE,
-        "        activations = self._catalog.within(closing)\n",
-        "        activations = self._catalog.within(frozenset())\n",
+        "    return activation.is_idle\n",
+        "    return True\n",
     ),
     Planted(
         "a shard that is closing takes calls",
         _TERRITORY,
         "        return state == _OPEN or (state == _CLOSING and turn.is_inner)",
         "        return state != _ELSEWHERE",
+    ),
+    Planted(
+        "a shard that is being given away takes calls of turns that run",
+        _NODE,
+        "        self._territory.seal(closing - busy)\n",
+        "",
+    ),
+    Planted(
+        "a borrowed actor is let go before the borrower has committed",
+        "runtime/loans.py",
+        "            self._lender.spawn(self._decide(loan))",
+        "            loan.release()",
+    ),
+    Planted(
+        "a transaction does not rest on those who lent",
+        "actor/gate.py",
+        "        standing = [Standing(owner, groups[one]) for one, owner in owners if owner]",
+        "        standing: list[Standing] = []",
+    ),
+    Planted(
+        "a watch stays with the former owner",
+        "runtime/watches.py",
+        "(actor_type.name, key))\n        watched.watcher.changed()",
+        "(actor_type.name, key))",
+    ),
+    Planted(
+        "who begins to follow a live view may get what is no longer so",
+        "runtime/live.py",
+        "        if not self._hub.hears_at_once:",
+        "        if False:",
+    ),
+    Planted(
+        "an actor that is used again while it expires goes",
+        "runtime/expiry.py",
+        "        if activation.commit is not None or activation.updated_at_ms >= self.before_ms:",
+        "        if False:",
+    ),
+    Planted(
+        "expired actors are told to go, and stay",
+        "runtime/expiry.py",
+        "        effects_of(self).forget = True",
+        "        effects_of(self)",
+    ),
+    Planted(
+        "who has lost a commit with the database goes on",
+        _STANDING,
+        "        if view.version < asked.version:",
+        "        if False:",
+        scenario="failover",
     ),
     Planted(
         "lost shards keep their activations",

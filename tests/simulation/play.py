@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from tests.simulation.cluster import Cluster
+from tests.simulation.failover import Failover
 from tests.simulation.single import Single
 from tests.simulation.workloads import BY_DEFAULT, WORKLOADS, Workload
 from tests.simulation.world import Client, World
@@ -22,7 +23,11 @@ from tests.simulation.world import Client, World
 from perdure.base import ids
 from perdure.testing.simulation.loop import SimulationError
 
-SCENARIOS: dict[str, Callable[[World], Any]] = {"single": Single, "cluster": Cluster}
+SCENARIOS: dict[str, Callable[[World], Any]] = {
+    "single": Single,
+    "cluster": Cluster,
+    "failover": Failover,
+}
 
 SAFETY_S = 12.0
 LIVENESS_S = 3.0
@@ -82,8 +87,8 @@ def play(seed: int, scenario: str = "single", letters: str = BY_DEFAULT) -> Outc
 
 async def _main(world: World, scenario: Any, letters: str) -> list[str]:
     await scenario.start()
-    kinds = [kind for kind in WORKLOADS if kind.letter in letters]
-    chosen = [kind for kind in kinds if world.random.random() < 0.6] or kinds
+    kinds = [kind for kind in WORKLOADS if kind.letter in getattr(scenario, "letters", letters)]
+    chosen = [kind for kind in kinds if world.random.random() < kind.share] or kinds
     workloads = [kind(world) for kind in chosen]
     tasks = [
         world.clients.spawn(workload.run(caller))

@@ -1,54 +1,25 @@
 """What clients do, and what must be true of it afterwards.
 
 R register, C counter, N additions by way of another actor, L append list over messages, B bank over
-messages, T timers. Each client of a workload makes one call after another; `check` compares what
-they heard with what is there at the end. Calls with an idempotency key are sent until they are
-answered; a call whose outcome nobody knows has happened once, or not at all.
+messages, T timers, X transactions over several actors, V live views, E expiry. Each client of a
+workload makes one call after another; `check` compares what they heard with what is there at the
+end. Calls with an idempotency key are sent until they are answered; a call whose outcome nobody
+knows has happened once, or not at all.
 """
 
 import asyncio
 from contextlib import suppress
 from typing import Any
 
-from tests.simulation.world import UNKNOWN, Client, World
+from tests.simulation.sessions import Sessions
+from tests.simulation.transfers import Transfers
+from tests.simulation.views import Views
+from tests.simulation.workload import ERRORS, Workload
+from tests.simulation.world import UNKNOWN, Client, Doors, World
 
-from perdure import PerdureError
 from perdure.testing import delivery
 from perdure.testing import linearizability as linear
 from perdure.testing.linearizability import Operation
-
-_ERRORS = (PerdureError, OSError, TimeoutError)
-
-
-class Workload:
-    """One kind of clients. `letter` names it in `--workload`."""
-
-    letter = ""
-    clients = 2
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.random = world.random
-        self.callers = [Client(world, f"{self.letter}{n}") for n in range(self.clients)]
-
-    async def run(self, caller: Client) -> None:
-        """Make calls until the world is told to come to its end."""
-        while not self.world.is_ending:
-            with suppress(*_ERRORS):  # the history knows of them
-                await self.step(caller)
-            await asyncio.sleep(self.random.expovariate(1.0) * 0.05)
-
-    async def step(self, caller: Client) -> None:
-        """Make one call."""
-        raise NotImplementedError
-
-    async def read_all(self, reader: Client) -> None:
-        """Look at the end."""
-        raise NotImplementedError
-
-    def check(self) -> list[str]:
-        """What is wrong."""
-        raise NotImplementedError
 
 
 def _check_each(histories: dict[str, list[Operation]], model: linear.Model, what: str) -> list[str]:
@@ -69,6 +40,7 @@ class Registers(Workload):
 
     letter = "R"
     clients = 4
+    share = 0.6  # most of what can go wrong is seen here first
     often_written = ("r0", "r1")
     keys = (*often_written, "r2", "r3", "r4", "r5", "r6")
 
@@ -76,6 +48,31 @@ class Registers(Workload):
         super().__init__(world)
         self.histories: dict[str, list[Operation]] = {key: [] for key in self.keys}
         self._value = 0
+        self._probes = 0
+        world.probes.append(self.probe)
+
+    async def probe(self, inside: Doors, outside: Doors, seconds: float) -> None:
+        """Read what is seldom written inside, often; write it outside."""
+        self._probes += 1
+        loop, mostly_read = self.world.loop, self.keys[len(self.often_written) :]
+        end_s = loop.time() + seconds
+
+        async def again(key: str, doors: Doors, pause_s: float, *, reads: bool) -> None:
+            name = f"{'inside' if reads else 'outside'}{self._probes}-{key}"
+            caller = Client(self.world, name, patience_s=2.0, doors=doors)
+            while loop.time() < end_s and not self.world.is_ending:
+                with suppress(*ERRORS):
+                    if reads:
+                        await caller.call("Register", key, "read", history=self.histories[key])
+                    else:
+                        self._value += 1
+                        write = ("Register", key, "write", self._value)
+                        await caller.call(*write, history=self.histories[key])
+                await asyncio.sleep(self.random.expovariate(1.0) * pause_s)
+
+        reading = [again(key, inside, 0.015, reads=True) for key in mostly_read]
+        writing = [again(key, outside, 0.05, reads=False) for key in mostly_read]
+        await asyncio.gather(*reading, *writing)
 
     async def step(self, caller: Client) -> None:
         key = self.random.choice(self.keys)
@@ -268,8 +265,18 @@ class Alarms(Workload):
         return early + delivery.once(surely, maybe, fired)
 
 
-WORKLOADS: tuple[type[Workload], ...] = (Registers, Counters, Relays, Journals, Bank, Alarms)
+WORKLOADS: tuple[type[Workload], ...] = (
+    Registers,
+    Counters,
+    Relays,
+    Journals,
+    Bank,
+    Alarms,
+    Transfers,
+    Views,
+    Sessions,
+)
 
-BY_DEFAULT = "RCLBT"
+BY_DEFAULT = "RCLBTXVE"
 """N finds that calls which turns make are not fenced: when an owner that has been taken out goes on
 with a turn, the call it makes is done, and once more when its turn is run by the next owner."""

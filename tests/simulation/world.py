@@ -1,13 +1,20 @@
 """A world with clients: how calls come into simulated processes, and what their callers heard."""
 
 import asyncio
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
-from perdure import DeadlineError, PerdureError
+from perdure import DeadlineError, PerdureError, watch
 from perdure.base import ids
-from perdure.base.errors import InterruptedCallError, OutcomeUnknownError, UnansweredError
+from perdure.base.errors import (
+    InterruptedCallError,
+    OutcomeUnknownError,
+    TransactionConflictError,
+    UnansweredError,
+)
 from perdure.testing.linearizability import Operation
 from perdure.testing.simulation.database import SimulatedDatabase
 from perdure.testing.simulation.loop import SeededLoop
@@ -26,6 +33,14 @@ UNKNOWN = (
 """After these nobody knows whether the call has had its effect; after others it has not."""
 
 
+_STREAM_S = 0.0005  # from a process to whoever follows: always the same, so nothing is overtaken
+
+Doors = Callable[[], list["Door"]]
+
+Probe = Callable[[Doors, Doors, float], Coroutine[Any, Any, None]]
+"""Asks for the same, inside of what is cut off and outside, for that many seconds."""
+
+
 class World:
     """Everything that one run has in common."""
 
@@ -38,10 +53,23 @@ class World:
         self.database = SimulatedDatabase(self.loop, self.trace)
         self.clients = SimulatedProcess(self.loop, "clients")
         self.find_doors: Callable[[], list[Door]] = list  # where clients may knock just now
+        self.probes: list[Probe] = []  # what workloads do while a part of the world is cut off
         self.operations = 0  # that were answered
         self.is_ending = False  # clients begin nothing any more
+        self.set_back_s = -math.inf  # when the database forgot something last
+        self.unsure_s = 0.0  # for how long after that what is heard may not last
         self._ticks = 0
         ids.draw_from(self.random.randbytes)
+
+    @property
+    def is_unsure(self) -> bool:
+        """True shortly after the database has forgotten something."""
+        return self.loop.now_s < self.set_back_s + self.unsure_s
+
+    def stored(self, name: str, key: str) -> dict[str, Any]:
+        """The fields of an actor as the database holds them."""
+        row = self.database.store._table(name).get(key)
+        return {} if row is None or row.state is None else json.loads(row.state)
 
     def tick(self) -> int:
         """A number that never comes twice, rising with time."""
@@ -75,6 +103,41 @@ class Door:
             begin = (name, key, method, arguments, request_id, answer)
             self.process.call_after(self._world.delay_s(), self._begin, *begin)
         return answer
+
+    def watch(
+        self, name: str, key: str, method: str, saw: Callable[[Any], None]
+    ) -> "asyncio.Future[None]":
+        """Follow a live view, for a client; done when it has ended."""
+        over: asyncio.Future[None] = self._world.loop.create_future()
+        if not self.process.is_alive:
+            self._answer(over, None, ConnectionRefusedError())
+        else:
+            self._open[over] = None
+            following = (name, key, method, saw, over)
+            self.process.call_after(
+                self._world.delay_s(), lambda: self.process.spawn(self._follow(*following))
+            )
+        return over
+
+    async def _follow(
+        self,
+        name: str,
+        key: str,
+        method: str,
+        saw: Callable[[Any], None],
+        over: "asyncio.Future[None]",
+    ) -> None:
+        def tell(value: Any) -> None:
+            if not over.done():  # else its client has let go of it
+                saw(value)
+
+        error = None
+        try:
+            async for value in watch(getattr(getattr(self._classes, name).at(key), method)):
+                self._world.clients.call_after(_STREAM_S, tell, value)
+        except PerdureError as raised:
+            error = raised
+        self._answer(over, None, error)
 
     def _begin(self, *call: Any) -> None:
         self.process.spawn(self._serve(*call))
@@ -117,8 +180,11 @@ def _settle(answer: "asyncio.Future[Any]", result: Any, error: Exception | None)
 class Client:
     """One caller, who makes one call at a time and writes down what came of it."""
 
-    def __init__(self, world: World, name: str, *, patience_s: float = 8.0) -> None:
+    def __init__(
+        self, world: World, name: str, *, patience_s: float = 8.0, doors: Doors | None = None
+    ) -> None:
         self.world = world
+        self._doors = doors or (lambda: world.find_doors())
         self.name = name
         self.patience_s = patience_s
         self.last: list[bool] = []  # of each call: whether it was answered, newest last
@@ -155,6 +221,7 @@ class Client:
         except (PerdureError, OSError, TimeoutError) as error:
             world.trace.note(f"{told} → {type(error).__name__}")
             answered = isinstance(error, PerdureError) and error.status < 500
+            answered |= isinstance(error, TransactionConflictError)  # the right one, for a block
             self.last.append(answered)
             # what a call has called stays, even if its own turn is undone
             if history is not None and (isinstance(error, UNKNOWN) or name == "Relay"):
@@ -193,5 +260,5 @@ class Client:
             await asyncio.sleep(world.random.uniform(0.01, 0.2))
 
     def _door(self) -> Door:
-        doors = self.world.find_doors()
+        doors = self._doors()
         return doors[int(self.world.random.random() * len(doors))]

@@ -42,6 +42,9 @@ class Cell(msgspec.Struct, frozen=True):
         return range(self.number, SHARDS, self.count)
 
 
+ONLY = Cell()
+
+
 def cell_of(key: str, count: int) -> int:
     """The number of the cell, of so many, that holds all actors with this key."""
     return 0 if count == 1 else shard_of(key) % count

@@ -273,7 +273,10 @@ def import_(
         ),
     ] = False,
     data: _Data = _DEFAULT_DATA,
-    store: _LookedAt = None,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(help="Store URL instead of --data; several: the cells of an app."),
+    ] = None,
 ) -> None:
     """Put the actors of an export into a store; stop its server first.
 
@@ -286,8 +289,8 @@ def import_(
     from perdure.cli.state_files import import_state
     from perdure.cli.tables import console_for_notes
 
-    place = place_given(data, store)
-    count = import_state(place, file, replace=replace, notes=console_for_notes())
+    places = [place_given(data, one) for one in store] if store else [data]
+    count = import_state(places, file, replace=replace, notes=console_for_notes())
     typer.echo(f"imported {_actors(count)}", err=True)
 
 

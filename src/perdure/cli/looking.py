@@ -5,14 +5,16 @@ that keeps its data in DIR, started for as long as the command needs it if it do
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from perdure.base.errors import PerdureError
+from perdure.base.shards import ONLY, Cell
 from perdure.cli.failures import Failure, failure_of
 from perdure.store.api import Store
+from perdure.store.celled_import import CelledImport
 from perdure.store.look import Import, Letters, Look, NoStoreError
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_import import SqliteImport
@@ -88,17 +90,30 @@ def letters(place: Place) -> Iterator[Letters]:
 
 
 @contextmanager
-def importing(place: Place) -> Iterator[Import]:
-    """The store at this place for taking in actors, made if there is none, and owned meanwhile;
-    its errors become Failures."""
+def importing(*places: Place) -> Iterator[Import]:
+    """The store at this place for taking in actors, or the cells at these, made if there are none,
+    and owned meanwhile; its errors become Failures."""
+    with ExitStack() as stack:
+        count = len(places)
+        cells = [
+            stack.enter_context(_importing(place, Cell(number, count)))
+            for number, place in enumerate(places)
+        ]
+        yield cells[0] if count == 1 else CelledImport(cells)
+
+
+@contextmanager
+def _importing(place: Place, cell: Cell) -> Iterator[Import]:
     with _errors_told(place):
         if isinstance(place, Path):
+            if cell != ONLY:
+                raise Failure("actors are spread over several databases only with PostgreSQL")
             with closing(SqliteImport(place)) as directory:
                 yield directory
             return
         from perdure.store.postgres_import import PostgresImport
 
-        with _url(place, made=True) as url, closing(PostgresImport(url)) as database:
+        with _url(place, made=True) as url, closing(PostgresImport(url, cell)) as database:
             yield database
 
 

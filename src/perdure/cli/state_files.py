@@ -9,7 +9,7 @@ entries, however large the store is. `export_lines` knows what a line says.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,15 +48,16 @@ def export_state(place: Place, target: str, given_type: str | None, notes: Conso
     return count
 
 
-def import_state(place: Place, source: str, *, replace: bool, notes: Console) -> int:
-    """Put every actor of an export into the store; returns how many. Raises Failure.
+def import_state(places: Sequence[Place], source: str, *, replace: bool, notes: Console) -> int:
+    """Put every actor of an export into the store, or into the cells; returns how many. Raises
+    Failure.
 
     Each batch of lines is atomic; a bad line ends the import before its batch.
     """
     path = Path(source)
     if source != "-" and not path.is_file():
         raise Failure(f"there is no file {source}", exit_code=NO_INPUT)
-    with importing(place) as store, _progress(notes) as progress, _input(source) as file:
+    with importing(*places) as store, _progress(notes) as progress, _input(source) as file:
         total = path.stat().st_size if source != "-" else None
         task = progress.add_task("import", total=total)
         return _import_lines(store, _counted(file, progress, task), replace=replace)

@@ -12,6 +12,7 @@ again. The result is the same whatever it was derived from.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import xxhash
@@ -24,7 +25,28 @@ _LATELY_MAX = 8  # lists that are remembered: as now, and without those who may 
 
 def targets(members: Iterable[Member]) -> Sequence[int]:
     """The incarnation that should own each shard; NOBODY if there is no active member."""
-    wanted = frozenset(one.incarnation for one in members if one.state == "active")
+    return _won_by(members).winners
+
+
+def share_of(incarnation: int, members: Iterable[Member]) -> AbstractSet[int]:
+    """The shards that this member should own: it asks after everything that it hears."""
+    won = _won_by(members)
+    share = won.shares.get(incarnation)
+    if share is None:
+        share = won.shares[incarnation] = frozenset(
+            [shard for shard, one in enumerate(won.winners) if one == incarnation]
+        )
+    return share
+
+
+def heirs(members: Iterable[Member], shards: Iterable[int]) -> Mapping[int, int]:
+    """For each of these shards the member that should own it."""
+    wanted = targets(members)
+    return {shard: wanted[shard] for shard in shards}
+
+
+def _won_by(members: Iterable[Member]) -> "_Won":
+    wanted = frozenset([one.incarnation for one in members if one.state == "active"])
     won = _lately.get(wanted)
     if won is None:
         base = min(_lately, key=lambda one: len(one ^ wanted), default=_NO_ONE)
@@ -34,24 +56,20 @@ def targets(members: Iterable[Member]) -> Sequence[int]:
         if len(_lately) > _LATELY_MAX:
             _lately.popitem(last=False)
     _lately.move_to_end(wanted)
-    return won.winners
-
-
-def heirs(members: Iterable[Member], shards: Iterable[int]) -> Mapping[int, int]:
-    """For each of these shards the member that should own it."""
-    wanted = targets(members)
-    return {shard: wanted[shard] for shard in shards}
+    return won
 
 
 class _Won(NamedTuple):
-    """By shard, who has the highest digest, and which that is. Never changed once it is made."""
+    """By shard, who has the highest digest, and which that is. Never changed once it is made, but
+    for the shares, which are found when they are asked for."""
 
     winners: Sequence[int]
     digests: Sequence[int]
+    shares: dict[int, frozenset[int]]
 
 
 _NO_ONE: frozenset[int] = frozenset()
-_UNCLAIMED = _Won((NOBODY,) * SHARDS, (-1,) * SHARDS)
+_UNCLAIMED = _Won((NOBODY,) * SHARDS, (-1,) * SHARDS, {})
 _SHARD_NAMES = [b"%d" % shard for shard in range(SHARDS)]
 
 _lately: OrderedDict[frozenset[int], _Won] = OrderedDict()  # the latest last
@@ -68,7 +86,7 @@ def _derived(won: _Won, base: frozenset[int], wanted: frozenset[int]) -> _Won:
             _compete(winners, digests, incarnation, free)
     for incarnation in wanted - base:
         _compete(winners, digests, incarnation, range(SHARDS))
-    return _Won(winners, digests)
+    return _Won(winners, digests, {})
 
 
 def _compete(

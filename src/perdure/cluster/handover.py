@@ -14,7 +14,7 @@ from perdure.base import points
 from perdure.base.clock import Clock
 from perdure.base.errors import FencedError, StoreError
 from perdure.base.ids import jittered
-from perdure.cluster.assignment import targets
+from perdure.cluster.assignment import share_of, targets
 from perdure.cluster.standing import Standing
 from perdure.cluster.waits import Wake, answered
 from perdure.store.registry import NOBODY, Registry
@@ -62,7 +62,7 @@ class HandOvers:
         if not due or not standing.holds_lease:
             self._busy.clear()
             return None
-        portion = frozenset(sorted(due, key=lambda one: (one in self._busy, one))[:_PORTION])
+        portion = self._portion(due.keys())
         closed = await standing.owner.close_shards(portion)
         if standing.incarnation != incarnation:
             return None  # we fell meanwhile, and all is thrown away already
@@ -76,6 +76,11 @@ class HandOvers:
         self._busy = (self._busy | portion) - closed
         return 0 if given else _AGAIN_S
 
+    def _portion(self, due: AbstractSet[int]) -> frozenset[int]:
+        """What is closed next: first what was not in vain lately."""
+        first = sorted(due - self._busy)[:_PORTION]
+        return frozenset(first + sorted(due & self._busy)[: _PORTION - len(first)])
+
     def _due(self) -> Mapping[int, int]:
         """The heir of each shard that should be another's who is there to take it.
 
@@ -85,10 +90,10 @@ class HandOvers:
         standing = self._standing
         if standing.state not in ("active", "draining"):
             return {}
-        wanted = targets(standing.members)
-        moving = [shard for shard in standing.held if wanted[shard] != standing.incarnation]
+        moving = standing.held - share_of(standing.incarnation, standing.members)
         if not moving:
             return {}
+        wanted = targets(standing.members)
         absent = self._gone() | {NOBODY}
         return {shard: wanted[shard] for shard in moving if wanted[shard] not in absent}
 

@@ -30,8 +30,7 @@ class ShardMap(msgspec.Struct, frozen=True):
 
     def shards_of(self, incarnation: int) -> frozenset[int]:
         """All shards that a member owns."""
-        owners = self.owners
-        return frozenset([shard for shard in range(SHARDS) if owners[shard] == incarnation])
+        return frozenset([shard for shard, one in enumerate(self.owners) if one == incarnation])
 
     def followed_by(self, view: View) -> "ShardMap":
         """The map as of a newer view; this one if it is not newer."""
@@ -53,8 +52,9 @@ def only(member: Member) -> ShardMap:
 def to_frame(shard_map: ShardMap) -> Map:
     """The map as it is sent to others."""
     members = list(shard_map.members.values())
-    places = {member.incarnation: place for place, member in enumerate(members)}
-    owners = _PLACES.pack(*[places.get(owner, _NO_PLACE) for owner in shard_map.owners])
+    places = dict.fromkeys(shard_map.owners, _NO_PLACE)
+    places.update((member.incarnation, place) for place, member in enumerate(members))
+    owners = _PLACES.pack(*map(places.__getitem__, shard_map.owners))
     return Map(shard_map.version, [msgspec.structs.astuple(one) for one in members], owners)
 
 
@@ -66,10 +66,9 @@ def from_frame(frame: Map) -> ShardMap:
             msgspec.convert(dict(zip(names, values, strict=False)), Member)
             for values in frame.members
         ]
-        owners = tuple(
-            NOBODY if place == _NO_PLACE else members[place].incarnation
-            for place in _PLACES.unpack(frame.owners)
-        )
-    except (TypeError, IndexError, struct.error, msgspec.ValidationError) as error:
+        incarnations = {place: member.incarnation for place, member in enumerate(members)}
+        incarnations[_NO_PLACE] = NOBODY
+        owners = tuple(map(incarnations.__getitem__, _PLACES.unpack(frame.owners)))
+    except (TypeError, KeyError, struct.error, msgspec.ValidationError) as error:
         raise ValueError(f"not a shard map: {error}") from None
     return ShardMap(frame.version, {one.incarnation: one for one in members}, owners)

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from perdure.base.clock import Clock
 from perdure.base.errors import FencedError
-from perdure.cluster.assignment import targets
+from perdure.cluster.assignment import share_of
 from perdure.cluster.reach import lease_ends_s
 from perdure.cluster.shard_map import EMPTY, ShardMap
 from perdure.store.registry import NOBODY, Member, View
@@ -198,9 +198,8 @@ class Standing:
     @property
     def is_settled(self) -> bool:
         """True when it holds all that it should."""
-        return self._held == self.map.shards_of(self.incarnation) and self._held.issuperset(
-            shard for shard, one in enumerate(targets(self.members)) if one == self.incarnation
-        )
+        share = share_of(self.incarnation, self.members)
+        return self._held >= share and self._held == self._mine()
 
     @property
     def members(self) -> Iterable[Member]:

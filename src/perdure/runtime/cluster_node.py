@@ -103,7 +103,7 @@ class ClusterNode(Node):
         self._loans = Loans(self, self._clock)
         self._station.reception = self._reception = Reception(self, self.actor_types, self._loans)
         self._station.guests = self._guests = Guests(self, self._clock, self._station.forwarder)
-        return LiveHub(self, self._watch)
+        return LiveHub(self, self._watch, hears_at_once=False)
 
     def _watch(self, actor_type: ActorType, key: str, watcher: Watcher, *, on: bool) -> None:
         ways = self._abroad if self.is_abroad(key) else self._station.watches
@@ -329,8 +329,10 @@ class ClusterNode(Node):
                 break
             await self._clock.sleep(_LOOK_S)
             activations += self._catalog.within({one.shard for one in activations})
-        busy = {one.shard for one in activations}
+        # of all: those that were done may have been called once more by turns of the others
+        busy = {one.shard for one in self._catalog.within(closing) if not _is_done(one)}
         self._territory.open(busy)
+        self._territory.seal(closing - busy)
         return closing - busy
 
     def reopen(self, shards: AbstractSet[int]) -> None:

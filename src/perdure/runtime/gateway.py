@@ -57,7 +57,7 @@ class Gateway:
             limits,
             network=network,
         )
-        self.live = LiveHub(self, self._cells.watch)
+        self.live = LiveHub(self, self._cells.watch, hears_at_once=False)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = False
 

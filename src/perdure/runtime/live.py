@@ -19,7 +19,8 @@ a clock), and the version would deny it.
 Invariants:
 - at most one run of a topic is under way, and none while its last frame is given out;
 - a subscriber's first frame comes from a run that began after it had subscribed, or from one that
-  no commit has followed: who writes and then watches sees what they wrote;
+  no commit has followed: who writes and then watches sees what they wrote. Where the actor may live
+  in another process only the former will do: news of a commit may be under way, or be lost;
 - a subscriber that missed a frame gets the newest snapshot, never a queue.
 """
 
@@ -108,10 +109,15 @@ class Watch(Protocol):
 
 
 class LiveHub:
-    """All topics of one process."""
+    """All topics of one process.
 
-    def __init__(self, host: Host, watch: Watch) -> None:
+    Args:
+        hears_at_once: True if `watch` tells of each commit before its caller hears of it.
+    """
+
+    def __init__(self, host: Host, watch: Watch, *, hears_at_once: bool) -> None:
         self.host = host
+        self.hears_at_once = hears_at_once
         self._watch_actor = watch
         self.subscribers = 0
         self._topics: dict[tuple[Method, str, bytes], Topic] = {}
@@ -238,6 +244,8 @@ class Topic:
 
     def join(self, token: str | None) -> "Subscription":
         """One more subscription."""
+        if not self._hub.hears_at_once:
+            self.changed()
         needed = self.begun + self._is_stale if self._is_busy else 0
         subscription = Subscription(self, needed, token)
         self._subscriptions[subscription] = None

@@ -111,6 +111,8 @@ class Lookout:
         asked_at_s = self._clock.monotonic_s()
         view = await registry.view(known.version)
         self.station.links.saw_leases(lease_ends_s(view, asked_at_s))
-        newer = known.followed_by(view)
-        if newer.version > self.station.map.version:
+        # older than what was known when it was asked: the database was set back, and it decides
+        is_set_back = view.version < known.version
+        newer = (shard_map.EMPTY if is_set_back else known).followed_by(view)
+        if is_set_back or newer.version > self.station.map.version:
             self.station.take_map(newer, tell=False)

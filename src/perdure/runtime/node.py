@@ -94,7 +94,7 @@ class Node:
     # -- life ------------------------------------------------------------------------------------
 
     def _live_hub(self) -> LiveHub:
-        return LiveHub(self, self._catalog.watch)
+        return LiveHub(self, self._catalog.watch, hears_at_once=True)
 
     async def start(self) -> None:
         """Open the store and take calls. Raises StoreError and its kinds."""

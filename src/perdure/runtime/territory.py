@@ -1,11 +1,13 @@
 """The territory of a node: which shards it takes calls for, and what becomes of the others.
 
-Each shard is in one of three states:
+Each shard is in one of four states:
 
 - *elsewhere*: calls go to its owner;
 - *open*: calls run here;
 - *closing*: it is about to be handed over. What has begun ends, with the calls it makes; new calls
-  wait here, and follow their shard when it is *elsewhere*, or run when it is open again.
+  wait here, and follow their shard when it is *elsewhere*, or run when it is open again;
+- *sealed*: all has ended, and it is being handed over. Now every call waits, also those that others
+  wait for: what it would commit, or see, could be another's already.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +18,7 @@ from perdure.actor.turn import Turn
 from perdure.base.errors import OverloadedError
 from perdure.base.shards import SHARDS, shard_of
 
-_ELSEWHERE, _OPEN, _CLOSING = 0, 1, 2
+_ELSEWHERE, _OPEN, _CLOSING, _SEALED = 0, 1, 2, 3
 
 Submit = Callable[[ActorType, str, Turn], None]
 
@@ -35,7 +37,7 @@ class Territory:
         self._states = bytearray(SHARDS)
         self._waiting: dict[int, list[tuple[ActorType, str, Turn]]] = {}  # by shard
         self._waiting_count = 0
-        self.owned: frozenset[int] = frozenset()  # open or closing
+        self.owned: frozenset[int] = frozenset()  # all that are not elsewhere
 
     def has(self, key: str) -> bool:
         """True if actors with this key live here."""
@@ -62,6 +64,10 @@ class Territory:
         """Let new calls to these shards wait."""
         self._set(shards, _CLOSING)
 
+    def seal(self, shards: Iterable[int]) -> None:
+        """Let every call to these shards wait; nothing of them is under way."""
+        self._set(shards, _SEALED)
+
     def lose(self, shards: Iterable[int]) -> None:
         """Send calls to these shards elsewhere."""
         self._set(shards, _ELSEWHERE)
@@ -77,7 +83,7 @@ class Territory:
         self.owned = (
             self.owned.difference(changed) if state == _ELSEWHERE else self.owned.union(changed)
         )
-        if state == _CLOSING:
+        if state in (_CLOSING, _SEALED):
             return
         for shard in changed:
             calls = self._waiting.pop(shard, ())

@@ -13,7 +13,7 @@ import asyncpg
 
 from perdure.base.clock import SystemClock
 from perdure.base.errors import ConflictError
-from perdure.base.shards import shard_of
+from perdure.base.shards import ONLY, Cell, shard_of
 from perdure.store.api import ActorSchema, StoredActor
 from perdure.store.postgres_link import LostError, Server
 from perdure.store.postgres_sole import SoleMember
@@ -36,16 +36,17 @@ _PUT_ENTRY = "INSERT INTO perdure_entry VALUES ($1, $2, $3, $4, $5::text::json)"
 class PostgresImport:
     """The store in the database of this URL, open for taking in actors; made if there is none.
 
-    Raises StoreLockedError while processes have it open; every method may raise StoreError.
+    Raises StoreLockedError while processes have it open, OtherClusterError if it is another cell;
+    every method may raise StoreError.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cell: Cell = ONLY) -> None:
         self._server = Server(url, SystemClock())
         self._member = SoleMember(self._server)
         self._runner = asyncio.Runner()
         self._tables: dict[str, str] = {}
         try:
-            self._run(self._member.join())
+            self._run(self._member.join(cell))
             self._session = self._run(self._server.connect())
             with self.batch():
                 connection = self._session.connection

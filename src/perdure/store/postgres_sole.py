@@ -19,6 +19,7 @@ from importlib.metadata import version
 from perdure.base.clock import Clock
 from perdure.base.errors import FencedError, OtherClusterError, StoreError, StoreLockedError
 from perdure.base.ids import new_id
+from perdure.base.shards import Cell
 from perdure.store.api import ActorSchema
 from perdure.store.postgres import PostgresStore
 from perdure.store.postgres_link import CONNECT_S, LostError, Server
@@ -45,11 +46,14 @@ class SoleMember:
         self._is_open = False
         self.incarnation = 0
 
-    async def join(self) -> None:
-        """Become it; raises StoreLockedError while others are there."""
+    async def join(self, cell: Cell | None = None) -> None:
+        """Become it; raises StoreLockedError while others are there, OtherClusterError if the
+        database is not the cell that is named."""
         await self._refuse_others()
         await self._registry.open()
         self._is_open = True
+        if cell is not None:
+            await self._registry.claim(cell)
         name = f"{socket.gethostname()}/{os.getpid()}"
         try:
             joined = await self._registry.join(name, "", version("perdure"), LEASE_S, new_id())

@@ -8,6 +8,9 @@ registry knows at that moment: two may think that they own an actor, only one ma
 Place = tuple[str, str]
 """An actor's type and key."""
 
+Known = tuple[dict[Place, int], dict[Place, int], dict[int, int]]
+"""Versions and writers of actors, and by whom each message was taken."""
+
 
 class OwnershipLog:
     """What was committed, and what of it is wrong."""
@@ -47,6 +50,14 @@ class OwnershipLog:
         self._taken[message] = owner
         if owner != entitled:
             self._note(at_s, place, f"took a message at {owner}, but {entitled} owns it")
+
+    def known(self) -> Known:
+        """What was committed so far, for `set_back`."""
+        return dict(self._versions), dict(self._owners), dict(self._taken)
+
+    def set_back(self, known: Known) -> None:
+        """The database has forgotten all that came after that."""
+        self._versions, self._owners, self._taken = known
 
     def _note(self, at_s: float, place: Place, what: str) -> None:
         self.wrong.append(f"{place[0]}/{place[1]} {what} ({at_s:.4f} s)")

@@ -428,7 +428,7 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path: Path, is_terminal: bool)
     screen = io.StringIO()
     notes = Console(file=screen, force_terminal=is_terminal, width=80)
     state_files.export_state(tmp_path, str(tmp_path / "x"), None, notes)
-    state_files.import_state(tmp_path / "to", str(tmp_path / "x"), replace=False, notes=notes)
+    state_files.import_state([tmp_path / "to"], str(tmp_path / "x"), replace=False, notes=notes)
     assert ("export" in screen.getvalue()) == is_terminal
     assert ("import" in screen.getvalue()) == is_terminal
     assert is_terminal or screen.getvalue() == ""

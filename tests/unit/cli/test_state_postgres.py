@@ -17,6 +17,7 @@ from tests.unit.cli.invoking import at, fill, perdure
 
 from perdure import Actor, App
 from perdure.base.errors import OtherClusterError, StoreError
+from perdure.base.shards import cell_of
 from perdure.cli.looking import importing, looking
 from perdure.store import postgres_ask
 from perdure.store.api import StoredActor
@@ -240,6 +241,29 @@ def test_an_import_that_was_taken_out_writes_nothing_more(url: str) -> None:
             store.put("cart", ALICE, replace=True)
     [[state]] = execute(url, "SELECT state::text FROM cart WHERE key = 'alice'")
     assert state == '{"n":1}'
+
+
+def test_an_export_is_spread_over_cells_and_each_knows_which_it_is(
+    url: str, tmp_path: Path
+) -> None:
+    fill(url, {"wallet": {f"k{number}": f'{{"n":{number}}}' for number in range(20)}})
+    export = str(tmp_path / "all.jsonl")
+    assert perdure("state", "export", export, *at(url)).exit_code == 0
+    cells = [fresh_database(), fresh_database()]
+    given = [part for one in cells for part in ("--store", one)]
+    done = perdure("state", "import", export, *given)
+    assert (done.exit_code, done.errors) == (0, "imported 22 actors\n")
+    found: list[set[str]] = []
+    for one in cells:
+        rows = execute(one, "SELECT key FROM wallet")
+        found.append({key for [key] in rows})
+        assert execute(one, "SELECT number, count FROM perdure_cell") == [(len(found) - 1, 2)]
+    for number, keys in enumerate(found):
+        assert len(keys) > 3
+        assert {cell_of(key, 2) for key in keys} == {number}
+    alone = perdure("state", "import", export, "--replace", *at(cells[1]))
+    assert alone.exit_code != 0
+    assert "this database is cell 2 of 2, and was named as cell 1 of 1" in alone.errors
 
 
 @pytest.mark.parametrize("command", ["import", "migrate"])

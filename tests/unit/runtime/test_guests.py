@@ -7,6 +7,7 @@ import pytest
 from tests.unit.runtime.several import Several, Short, several, until
 
 from perdure import TransactionConflictError, UniqueError, transaction
+from perdure.base.shards import shard_of
 from perdure.store.api import Batch
 from perdure.testing import async_test
 
@@ -255,3 +256,17 @@ async def test_a_borrower_that_dies_has_committed_all_or_nothing(at: str) -> Non
         assert await _money(cluster, a, b, c) == expected
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@async_test
+async def test_an_actor_whose_shard_is_being_given_away_is_lent_to_nobody() -> None:
+    async with several(2) as cluster:
+        a, b = cluster.keys(0)[0], cluster.keys(1)[0]
+        owner, shards = cluster.nodes[0], frozenset({shard_of(a)})
+        assert await owner.close_shards(shards) == shards
+        paying = asyncio.create_task(cluster.classes[1].Account.at(b).pay(a, 1))
+        await until(lambda: owner._territory._waiting_count == 1)
+        assert not paying.done()
+        owner.reopen(shards)
+        assert await paying == 99
+        assert await _money(cluster, a, b) == [101, 99]

@@ -53,6 +53,22 @@ def test_a_closing_shard_is_still_here_and_takes_only_what_others_wait_for():
     assert territory.only([SHARD]) == set()
 
 
+def test_a_sealed_shard_is_still_here_and_takes_nothing():
+    ground = Ground()
+    territory = ground.territory
+    territory.open([SHARD])
+    territory.close([SHARD])
+    territory.seal([SHARD])
+    assert territory.has("a")
+    assert territory.owned == {SHARD}
+    assert not territory.admits("a", call(is_inner=True))
+    turn = call(is_inner=True)
+    territory.wait(None, "a", turn)
+    assert ground.submitted == []
+    territory.lose([SHARD])
+    assert ground.submitted == [("a", turn, False)]
+
+
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_calls_that_waited_run_in_order_where_the_shard_is_then(comes_back):
     ground = Ground()

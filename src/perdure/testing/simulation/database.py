@@ -25,6 +25,7 @@ from perdure.store.registry import NOBODY, fenced
 from perdure.testing.ownership import OwnershipLog
 from perdure.testing.simulation.loop import SeededLoop
 from perdure.testing.simulation.process import SimulatedClock, SimulatedProcess
+from perdure.testing.simulation.snapshot import Snapshot
 from perdure.testing.simulation.trace import Trace
 
 
@@ -49,6 +50,7 @@ class _Commit:
         self.batch = batch
         self.outcome: Committed | PerdureError | None = None
         self.is_void = False  # it was looked for before it arrived: it must not come about
+        self.number = 0  # among all that came about
 
 
 class SimulatedDatabase:
@@ -70,6 +72,8 @@ class SimulatedDatabase:
         self._cut: dict[str, None] = {}  # hosts that do not reach it
         self._open: dict[asyncio.Future[Any], SimulatedProcess] = {}  # who waits for an answer
         self._sessions: list[SimulatedStore] = []
+        self._lost: list[range] = []  # commits, by their numbers
+        self._ages = 0  # how often it was set back
         self._orphans: list[SimulatedStore] = []  # their processes died out of its sight
 
     # -- faults ----------------------------------------------------------------------------------
@@ -95,6 +99,31 @@ class SimulatedDatabase:
     def go_on(self) -> None:
         """Do what has been asked for meanwhile."""
         self.process.thaw()
+
+    def remember(self) -> Callable[[], None]:
+        """What sets it back to now: a replica takes over that has nothing of what comes later.
+
+        All sessions end. A process that has lost a commit of its own is fenced at its next one, as
+        the numbers of its commits tell a real database's store.
+        """
+        snapshot, commits = Snapshot(self.store, self.registry, self.log), self.commits
+
+        def set_back() -> None:
+            snapshot.restore()
+            self._ages += 1
+            self._lost.append(range(commits + 1, self.commits + 1))
+            sessions, self._sessions = self._sessions, []
+            for store in sessions:
+                store.has_lost = store.has_lost or store.last_commit > commits
+                store.process.call_after(self._delay_s(), self._connect_again, store)
+
+        return set_back
+
+    def _connect_again(self, store: "SimulatedStore") -> None:
+        if store.registry is not None:
+            store.registry.session_lost()
+        if store.is_connected:
+            self._sessions.append(store)
 
     def is_cut(self, process: SimulatedProcess) -> bool:
         """True if it cannot reach the database just now."""
@@ -139,7 +168,8 @@ class SimulatedDatabase:
             error = NoAnswerError("the database is not reached")
             process.call_after(after_s, self._settle, answer, None, error)
         else:
-            self.process.call_after(self._delay_s(), self._serve, store, work, answer)
+            asked = (store, work, answer, self._ages)
+            self.process.call_after(self._delay_s(), self._serve, *asked)
         return answer
 
     def _serve(
@@ -147,13 +177,15 @@ class SimulatedDatabase:
         store: "SimulatedStore",
         work: Callable[[], Any],
         answer: "asyncio.Future[Any]",
+        age: int,
     ) -> None:
         if not store.is_connected:
             return  # its process has died, and the session with it
         process = store.process
         weather, draw = self.weather, self._random.random
         result, error = None, None
-        lost = self.is_cut(process) or (weather.lost_requests and draw() < weather.lost_requests)
+        lost = self.is_cut(process) or age != self._ages
+        lost |= bool(weather.lost_requests and draw() < weather.lost_requests)
         if lost:
             self._trace.fault("request lost", f"{process} → database")
         else:
@@ -199,8 +231,9 @@ class SimulatedDatabase:
 
     # -- commits ---------------------------------------------------------------------------------
 
-    def apply(self, process: SimulatedProcess, incarnation: int, commit: _Commit) -> Committed:
+    def apply(self, store: "SimulatedStore", incarnation: int, commit: _Commit) -> Committed:
         """Commit, if nobody has found out before that it did not happen."""
+        process = store.process
         if commit.is_void:
             raise StoreError("the commit came too late")
         if self.weather.failed_commits and self._random.random() < self.weather.failed_commits:
@@ -208,7 +241,8 @@ class SimulatedDatabase:
             commit.outcome = StoreError("the database has rolled it back")
             raise commit.outcome
         try:
-            if incarnation != NOBODY and self.registry.is_fenced(incarnation):
+            has_lost = store.has_lost and store.incarnation == incarnation
+            if has_lost or (incarnation != NOBODY and self.registry.is_fenced(incarnation)):
                 raise fenced(incarnation)
             commit.outcome = in_place(self.store.commit(commit.batch))
         except PerdureError as error:
@@ -216,6 +250,7 @@ class SimulatedDatabase:
             self._trace.note(f"database: {process} refused: {error}")
             raise
         self.commits += 1
+        commit.number = store.last_commit = self.commits
         self._note(incarnation, commit.batch, commit.outcome)
         writes = " ".join(f"{one.key}@{one.version}" for one in commit.batch.writes)
         self._trace.note(f"database: {process} committed {writes}")
@@ -240,10 +275,13 @@ class SimulatedDatabase:
         """Write down outside of what is tested who has committed what, and who had the right."""
         owners = self.registry._owners if incarnation != NOBODY else None
         refused = {(one.actor_type, one.key) for one in committed.refused}
+        lent = {(one.incarnation, one.group) for one in batch.standing}
         for write in batch.writes:
             if (write.actor_type, write.key) in refused:
                 continue
             entitled = incarnation if owners is None else owners[shard_of(write.key)]
+            if (entitled, write.group) in lent:
+                entitled = incarnation  # its owner stands by it
             version = None if write.state is None else write.version
             self.log.committed(
                 self._loop.now_s, (write.actor_type, write.key), version, incarnation, entitled
@@ -255,6 +293,8 @@ class SimulatedDatabase:
 
     def find_out(self, commit: _Commit) -> Committed | PerdureError | None:
         """What became of a commit; one that has not arrived never will."""
+        if any(commit.number in lost for lost in self._lost):
+            commit.outcome = None
         if commit.outcome is None:
             commit.is_void = True
         return commit.outcome
@@ -282,6 +322,8 @@ class SimulatedStore:
         self.is_connected = True
         database.connect(self)
         self.incarnation = 0
+        self.last_commit = 0  # its number
+        self.has_lost = False  # a commit of this incarnation
         self._unresolved: _Commit | None = None  # nobody knows yet what became of it
 
     async def open(self, schemas: Iterable[ActorSchema]) -> None:
@@ -293,13 +335,14 @@ class SimulatedStore:
 
     def stand_on(self, incarnation: int) -> None:
         self.incarnation = incarnation
+        self.has_lost = False
 
     async def commit(self, batch: Batch) -> Committed:
         incarnation = self.incarnation  # as which it was made, whatever this process becomes
         if self._unresolved is not None:
             await self._find_out_first()
         commit = _Commit(batch)
-        work = partial(self.database.apply, self.process, incarnation, commit)
+        work = partial(self.database.apply, self, incarnation, commit)
         try:
             committed: Committed = await self.database.exchange(self, work)
         except NoAnswerError:
@@ -362,6 +405,9 @@ class SimulatedRegistry:
 
     def stand_on(self, incarnation: int) -> None:
         """Nothing: the session that others see is that of the store."""
+
+    def session_lost(self) -> None:
+        """The database has ended the session; a node puts its own here."""
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         """Every other method is one exchange."""

@@ -34,7 +34,7 @@ class Lane:
     __slots__ = ("handles", "is_closed", "is_held", "is_listed", "offset_s", "rate")
 
     def __init__(self, rate: float = 1.0, offset_s: float = 0.0) -> None:
-        self.handles: deque[asyncio.Handle] = deque()
+        self.handles: deque[_Handle] = deque()
         self.rate = rate  # of its monotonic clock
         self.offset_s = offset_s
         self.is_held = False
@@ -43,6 +43,42 @@ class Lane:
 
 
 LANE: ContextVar[Lane] = ContextVar("perdure_simulated_lane")
+
+
+class _Handle(asyncio.TimerHandle):
+    """A callback that is ready or waits for its time.
+
+    asyncio's own handles ask the loop on each step if it is to be debugged; a run has so many steps
+    that this alone would be a tenth of it.
+    """
+
+    __slots__ = ("lane",)
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: Any,
+        loop: "SeededLoop",
+        context: Context,
+        lane: Lane,
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = context
+        self._cancelled = False
+        self._scheduled = False  # it is in the heap
+        self.lane = lane
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
+            if self._scheduled:
+                self._loop._timer_handle_cancelled(self)
+
+    def cancelled(self) -> bool:
+        return self._cancelled
 
 
 class SeededLoop(asyncio.BaseEventLoop):
@@ -62,7 +98,7 @@ class SeededLoop(asyncio.BaseEventLoop):
         self.outside = Lane()  # for what belongs to no process
         self._steps_left = steps_max
         self._runnable: list[Lane] = []
-        self._timers: list[tuple[float, int, Lane, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, _Handle]] = []
         self._number = 0
         self._cancelled = 0
         self._buried: list[Any] = []  # tasks of dead processes: as long as they are held, no
@@ -84,8 +120,9 @@ class SeededLoop(asyncio.BaseEventLoop):
     ) -> asyncio.Handle:
         if context is None:
             context = copy_context()
-        handle = asyncio.Handle(callback, args, self, context)
-        self._append(context.get(LANE, self.outside), handle)
+        lane = context.get(LANE, self.outside)
+        handle = _Handle(callback, args, self, context, lane)
+        self._append(lane, handle)
         return handle
 
     call_soon_threadsafe = call_soon  # there is one thread
@@ -100,12 +137,7 @@ class SeededLoop(asyncio.BaseEventLoop):
         if context is None:
             context = copy_context()
         lane = context.get(LANE, self.outside)
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
-        self._number += 1
-        at_s = (when - lane.offset_s) / lane.rate + _LATE_S
-        heapq.heappush(self._timers, (at_s, self._number, lane, handle))
-        handle._scheduled = True  # type: ignore[attr-defined]  # then asyncio tells of its end
-        return handle
+        return self._set((when - lane.offset_s) / lane.rate, callback, args, context, lane)
 
     def call_later(
         self,
@@ -117,13 +149,22 @@ class SeededLoop(asyncio.BaseEventLoop):
         if context is None:
             context = copy_context()
         lane = context.get(LANE, self.outside)
-        now_s = lane.offset_s + self.now_s * lane.rate
-        return self.call_at(now_s + max(delay, 0.0), callback, *args, context=context)
+        at_s = self.now_s + (delay / lane.rate if delay > 0 else 0.0)
+        return self._set(at_s, callback, args, context, lane)
+
+    def _set(
+        self, at_s: float, callback: Callable[..., object], args: Any, context: Context, lane: Lane
+    ) -> _Handle:
+        handle = _Handle(callback, args, self, context, lane)
+        handle._scheduled = True
+        self._number += 1
+        heapq.heappush(self._timers, (at_s + _LATE_S, self._number, handle))
+        return handle
 
     def _timer_handle_cancelled(self, _handle: asyncio.TimerHandle) -> None:
         self._cancelled += 1
         if self._cancelled > len(self._timers) // 2 and len(self._timers) > _COMPACT_ABOVE:
-            self._timers = [entry for entry in self._timers if not entry[3].cancelled()]
+            self._timers = [entry for entry in self._timers if not entry[2]._cancelled]
             heapq.heapify(self._timers)
             self._cancelled = 0
 
@@ -147,7 +188,7 @@ class SeededLoop(asyncio.BaseEventLoop):
 
     # -- running ---------------------------------------------------------------------------------
 
-    def _append(self, lane: Lane, handle: asyncio.Handle) -> None:
+    def _append(self, lane: Lane, handle: _Handle) -> None:
         if lane.is_closed or self.is_over:
             return
         lane.handles.append(handle)
@@ -168,7 +209,14 @@ class SeededLoop(asyncio.BaseEventLoop):
         self.steps += 1
         if self.steps > self._steps_left:
             raise SimulationError(f"no end after {self.steps:,} steps")
-        handle._run()
+        try:
+            handle._context.run(handle._callback, *handle._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.call_exception_handler(
+                {"message": f"a callback has failed: {handle._callback}", "exception": error}
+            )
 
     def _unlist(self, lane: Lane, place: int) -> None:
         last = self._runnable.pop()
@@ -178,15 +226,16 @@ class SeededLoop(asyncio.BaseEventLoop):
 
     def _advance(self) -> None:
         """Let time pass up to the next timer that still counts."""
-        timers = self._timers
+        timers, heappop = self._timers, heapq.heappop
         while timers:
-            at_s, _, lane, handle = heapq.heappop(timers)
-            handle._scheduled = False  # type: ignore[attr-defined]
+            at_s, _, handle = heappop(timers)
+            handle._scheduled = False
             if handle._cancelled:
                 self._cancelled -= 1
-            elif not lane.is_closed:
-                self.now_s = max(self.now_s, at_s)
-                self._append(lane, handle)
+            elif not handle.lane.is_closed:
+                if at_s > self.now_s:
+                    self.now_s = at_s
+                self._append(handle.lane, handle)
                 if not timers or timers[0][0] > self.now_s:
                     return
         if not self._runnable:

@@ -36,7 +36,9 @@ class SimulatedNetwork:
         self.mangled = 0.0  # probability that a frame comes twice, out of order or not at all
         self._listening: dict[str, _Listener] = {}
         self._cut: dict[tuple[str, str], None] = {}  # (from, to)
+        self._refusing: dict[tuple[str, str], None] = {}
         self._down: dict[str, None] = {}
+        self._ways: dict[_Way, None] = {}  # of connections that are open
         self._stuck: dict[_Way, None] = {}  # have something that cannot pass
 
     def of(self, process: SimulatedProcess) -> "ProcessNetwork":
@@ -63,9 +65,23 @@ class SimulatedNetwork:
                         for receiver in other:
                             self.cut(sender, receiver)
 
+    def refuse(self, host: str, other: str) -> None:
+        """Break all connections between two hosts, and refuse new ones in both directions: as if
+        nobody listened, although both live."""
+        pairs = ((host, other), (other, host))
+        self._refusing.update(dict.fromkeys(pairs))
+        for way in [one for one in self._ways if one.hosts in pairs]:
+            way.reset()
+
+    def admit(self, host: str, other: str) -> None:
+        """Let them connect again."""
+        self._refusing.pop((host, other), None)
+        self._refusing.pop((other, host), None)
+
     def mend_all(self) -> None:
         """Let everything through."""
         self._cut.clear()
+        self._refusing.clear()
         self._pass_stuck()
 
     def take_down(self, host: str) -> None:
@@ -90,6 +106,16 @@ class SimulatedNetwork:
 
     def draw_delay_s(self) -> float:
         return self.random.expovariate(1.0) * self.delay_s
+
+    def is_refused(self, caller: str, listener: str) -> bool:
+        """True if nobody seems to listen there."""
+        return (caller, listener) in self._refusing
+
+    def opened(self, way: "_Way") -> None:
+        self._ways[way] = None
+
+    def closed(self, way: "_Way") -> None:
+        self._ways.pop(way, None)
 
     def stick(self, way: "_Way") -> None:
         self._stuck[way] = None
@@ -128,7 +154,7 @@ class ProcessNetwork:
             await asyncio.sleep(_CONNECT_WITHIN_S)
             raise TimeoutError(f"{address} does not answer")
         listener = network.listener_at(address)
-        if listener is None:
+        if listener is None or network.is_refused(here.host, there):
             raise ConnectionRefusedError(f"nobody listens at {address}")
         other = listener.process
         near, far = _Way(network, here, other), _Way(network, other, here)
@@ -175,6 +201,8 @@ class _Way:
         self._items: deque[bytes | _End] = deque()
         self._due = 0  # arrivals that are announced
         self._last_s = 0.0
+        self.hosts = (sender.host, receiver.host)
+        network.opened(self)
 
     def send(self, item: "bytes | _End") -> None:
         """Put something on its way; it may arrive in pieces."""
@@ -198,6 +226,15 @@ class _Way:
         """Forget what has not arrived."""
         self._items.clear()
         self.bytes = 0
+
+    def reset(self) -> None:
+        """Something between the two has ended the connection."""
+        self.drop()
+        self.target.arrived(_End(ConnectionResetError("reset on its way")))
+
+    def close(self) -> None:
+        """Its sender has closed; what is on its way arrives."""
+        self._network.closed(self)
 
     def _announce(self) -> None:
         network = self._network
@@ -322,7 +359,7 @@ class Transport(asyncio.Transport):
                 self._way.send(_End(ConnectionResetError("the other end was closed")))
             return
         self._unread.append(item)
-        self._read_on()
+        self._read_now()
 
     def has_room(self, way_bytes: int) -> None:
         """Something has arrived at the other end."""
@@ -334,6 +371,14 @@ class Transport(asyncio.Transport):
         if self._protocol is not None and self._is_reading and self._unread and not self._is_due:
             self._is_due = True
             self._process.call_soon(self._read)
+
+    def _read_now(self) -> None:
+        """The same as soon as it arrives, if the process has nothing else to do; a step less."""
+        process = self._process
+        if process.is_idle and self._protocol is not None and self._is_reading:
+            process.context.run(self._read)
+        else:
+            self._read_on()
 
     def _read(self) -> None:
         self._is_due = False
@@ -352,6 +397,7 @@ class Transport(asyncio.Transport):
     def _gone(self, error: Exception | None) -> None:
         if not self._is_gone:
             self._is_gone = True
+            self._way.close()
             if self._protocol is not None:
                 self._protocol.connection_lost(error)
 
@@ -359,4 +405,5 @@ class Transport(asyncio.Transport):
         """The kernel closes what its process had open."""
         if not self._is_closing:
             self._is_closing = self._is_gone = True
+            self._way.close()
             self._way.send(_End(None))

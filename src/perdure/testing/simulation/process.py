@@ -47,6 +47,11 @@ class SimulatedProcess:
         """True while it stands still."""
         return self.lane.is_held
 
+    @property
+    def is_idle(self) -> bool:
+        """True while it neither stands still nor has anything to do."""
+        return not (self.lane.handles or self.lane.is_held or self.lane.is_closed)
+
     def spawn(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
         """Run it as a task of this process."""
         return self.loop.create_task(work, context=self.context.copy())
