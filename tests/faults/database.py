@@ -138,6 +138,17 @@ class Database:
         """End the postmaster by SIGKILL; its backends notice, and end themselves."""
         self.stop(signal.SIGKILL)
 
+    def keep_tables_in(self, directory: Path) -> None:
+        """Make all tables from now on in this directory, such as a disk of its own."""
+        if self._user is not None:
+            os.chown(directory, self._user.pw_uid, self._user.pw_gid)
+        self.asks(f"CREATE TABLESPACE apart LOCATION '{directory}'")
+        self.asks("ALTER ROLE perdure SET default_tablespace = apart")
+
+    def place_for(self, name: str) -> Path:
+        """A path beside its data that its user can reach."""
+        return self._folder / name
+
     # -- replicas --------------------------------------------------------------------------------
 
     def replica(self, by: tuple[str, int] | None = None) -> "Database":

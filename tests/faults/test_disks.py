@@ -90,7 +90,8 @@ def test_a_failed_sync_at_the_start_is_named_or_harmless(tmp_path: Path) -> None
 
 
 @contextmanager
-def _mounted(where: Path, *options: str) -> Iterator[Path]:
+def mounted(where: Path, *options: str) -> Iterator[Path]:
+    """A file system there, for as long as the block runs."""
     where.mkdir()
     done = subprocess.run(["mount", *options, str(where)], capture_output=True, text=True)
     if done.returncode != 0:
@@ -105,7 +106,7 @@ def test_a_full_disk_refuses_writes_goes_on_reading_and_recovers_by_itself(
     tmp_path: Path,
 ) -> None:
     oracle = Oracle()
-    with _mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as small:
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as small:
         ballast = small / "ballast"
         ballast.write_bytes(b"x" * (900 << 10))
         with Server(small / "data") as server:
@@ -191,7 +192,7 @@ async def _crowd(oracle: Oracle, port: int, clients: int) -> float:
 
 @contextmanager
 def _disk(image: Path, where: Path) -> Iterator[Path]:
-    with _mounted(where, "-o", "loop", str(image)) as mounted:
+    with mounted(where, "-o", "loop", str(image)) as mounted:
         yield mounted
 
 
