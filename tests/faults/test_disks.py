@@ -192,8 +192,8 @@ async def _crowd(oracle: Oracle, port: int, clients: int) -> float:
 
 @contextmanager
 def _disk(image: Path, where: Path) -> Iterator[Path]:
-    with mounted(where, "-o", "loop", str(image)) as mounted:
-        yield mounted
+    with mounted(where, "-o", "loop", str(image)) as disk:
+        yield disk
 
 
 def _acknowledged_before_the_cut(tmp_path: Path, environment: dict[str, str]) -> Oracle:
