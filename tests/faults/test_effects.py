@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 from tests.faults.effects import view_of
-from tests.faults.lab import Client, Died, Lost, Server, note, run, seeded
+from tests.faults.lab import Client, Died, Lost, Server, note, run, seeded, unhurried
 
 from perdure.base.merge_patch import apply
 from perdure.base.points import COMMIT_POINTS, EFFECT_POINTS
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, *unhurried]
 
 APP = Path(__file__).with_name("effects.py")
 KILLS = int(os.environ.get("PERDURE_KILLS", "5"))

@@ -21,11 +21,12 @@ from tests.faults.lab import (
     note,
     run,
     seeded,
+    unhurried,
 )
 
 from perdure.base.points import COMMIT_POINTS
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, *unhurried]
 
 KILLS = int(os.environ.get("PERDURE_KILLS", "30"))
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from tests.faults.bank import ACCOUNTS, OPENING
-from tests.faults.lab import Client, Lost, Server, note, run, seeded
+from tests.faults.lab import Client, Lost, Server, note, run, seeded, unhurried
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, *unhurried]
 
 BANK = Path(__file__).with_name("bank.py")
 KILLS = int(os.environ.get("PERDURE_KILLS", "25"))

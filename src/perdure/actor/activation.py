@@ -352,7 +352,7 @@ class Activation:
 
     def end_stretch(self, turn: Turn) -> None:
         """An interleaving turn pauses: commit what it did since its last pause."""
-        self._refuse_if_dead()
+        self._refuse_if_dead()  # its version may fit the store, but its memory never was true
         effects = turn.effects
         if effects is not None and effects.forget:
             return  # there is nothing to keep of an actor that goes when its turn ends
@@ -509,7 +509,6 @@ class Activation:
 
     async def save(self, turn: Turn) -> None:
         """Commit the state in the middle of a turn."""
-        self._refuse_if_dead()  # its version may fit the store, but its memory never was true
         if turn.transaction is not None:
             turn.transaction.save(turn)
         else:
