@@ -32,6 +32,7 @@ SCENARIOS: dict[str, Callable[[World], Any]] = {
 SAFETY_S = 12.0
 LIVENESS_S = 3.0
 DRAIN_S = 12.0  # for messages and timers that are still on their way
+_WORKLOADS_MAX = 3  # in one run: more seeds show more than more clients do
 OPERATIONS_MIN = 100  # or the run has shown nothing
 
 
@@ -89,6 +90,8 @@ async def _main(world: World, scenario: Any, letters: str) -> list[str]:
     await scenario.start()
     kinds = [kind for kind in WORKLOADS if kind.letter in getattr(scenario, "letters", letters)]
     chosen = [kind for kind in kinds if world.random.random() < kind.share] or kinds
+    if len(chosen) > _WORKLOADS_MAX:
+        chosen = world.random.sample(chosen, _WORKLOADS_MAX)
     workloads = [kind(world) for kind in chosen]
     tasks = [
         world.clients.spawn(workload.run(caller))

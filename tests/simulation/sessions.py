@@ -7,7 +7,6 @@ from tests.simulation.workload import Workload
 from tests.simulation.world import Client, World
 
 TTL_S = 3.0
-_CLOCKS_S = 1.3  # two owners' wall clocks differ by up to a second, and count at different rates
 
 
 class _Known(msgspec.Struct):
@@ -59,7 +58,7 @@ class Sessions(Workload):
             self.wrong.append(f"session {key} has come back in its life {life}")
         else:
             jumped = self.world.trace.faults["clock jump"]
-            if since_s < TTL_S - _CLOCKS_S and not jumped:
+            if since_s < TTL_S - self.world.clocks_differ_s and not jumped:
                 self.wrong.append(f"session {key} expired {since_s:.3f} s after its use")
             if life != asked and not known.maybe:
                 self.wrong.append(f"session {key} began anew with {answer}")

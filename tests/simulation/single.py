@@ -35,6 +35,7 @@ class Single:
         self.world = world
         self.random = world.random
         self._life = 0
+        world.clocks_differ_s = 4.3
         self._embedded = self.random.random() < 0.3  # reads that never wait
         self._process: SimulatedProcess | None = None
         self._store: SimulatedStore | None = None

@@ -57,6 +57,7 @@ class World:
         self.operations = 0  # that were answered
         self.is_ending = False  # clients begin nothing any more
         self.set_back_s = -math.inf  # when the database forgot something last
+        self.clocks_differ_s = 1.3  # wall clocks of processes, at most, and with their rates
         self.unsure_s = 0.0  # for how long after that what is heard may not last
         self._ticks = 0
         ids.draw_from(self.random.randbytes)
