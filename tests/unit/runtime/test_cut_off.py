@@ -101,8 +101,8 @@ async def test_a_web_process_refuses_transactions_and_calls_of_owners_it_is_cut_
         [key] = cluster.keys(0)
         assert await made.Account.at(key).put(1) == 101
         cluster.part(gateway := cluster.gateways[0])
-        await until(lambda: not any(gateway._station.links.open_links()))
+        await until(lambda: not any(gateway._cells.forwarders[0]._links.open_links()))
         assert await refused_after_s(made.Account.at(key).put(1)) < 4.0
         assert await refused_after_s(move(made.Account, key)) < 1.5
         cluster.heal(gateway)
-        await until(lambda: any(gateway._station.links.open_links()))
+        await until(lambda: any(gateway._cells.forwarders[0]._links.open_links()))
