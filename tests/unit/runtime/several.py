@@ -19,6 +19,7 @@ from perdure.cluster.network import Network, ProtocolFactory
 from perdure.runtime.cluster_node import ClusterNode
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.place import Place
+from perdure.runtime.station import Station
 from perdure.store.api import Batch, Committed
 from perdure.store.memory import MemoryStore
 from perdure.store.memory_registry import MemoryRegistry
@@ -204,8 +205,8 @@ class Several:
     def part(self, *who: ClusterNode | Gateway) -> None:
         """Cut these, or all nodes, from all others, until `heal`: nothing arrives any more."""
         for one in who or self.nodes:
-            links = one._station.links
-            one._station.links._network = cut = _Cut(links._network)
+            links = _station(one).links
+            links._network = cut = _Cut(links._network)
             for dialled in links._dialled.values():
                 dialled._network = cut
             for link in list(links.open_links()):
@@ -214,7 +215,7 @@ class Several:
     def heal(self, *who: ClusterNode | Gateway) -> None:
         """Let what these, or all nodes, try to connect to be there again."""
         for one in who or self.nodes:
-            cut = one._station.links._network
+            cut = _station(one).links._network
             assert isinstance(cut, _Cut)
             cut.is_healed.set()
 
@@ -262,6 +263,10 @@ class _Cut:
     async def connect(self, address: str, make: ProtocolFactory) -> None:
         await self.is_healed.wait()
         await self._network.connect(address, make)
+
+
+def _station(one: ClusterNode | Gateway) -> Station:
+    return one._station if isinstance(one, ClusterNode) else one._cells._lookouts[0].station
 
 
 async def until(condition: Callable[[], bool], limit_s: float = 15.0) -> None:
