@@ -38,6 +38,7 @@ class Turn(msgspec.Struct, eq=False):
     transaction: "Transaction | None" = None  # that its calls take part in
     finished: bool = False
     is_begun: bool = False  # see `has_begun`
+    queued_s: float = 0.0  # monotonic: when it came into a mailbox
     replayed: bool = False  # the answer is that of an earlier call with the same request_id
     origin: tuple[str, int] | None = None  # the process that sent it here, and its number there
     root: tuple[str, int] | None = None  # the origin of the call that this is a part of

@@ -41,6 +41,7 @@ from perdure.base.errors import (
     UnreachableError,
 )
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, counter, gauge
 from perdure.base.shards import shard_of
 from perdure.cluster import shard_map
 from perdure.cluster.frames import (
@@ -366,6 +367,32 @@ class Forwarder:
     def is_idle(self) -> bool:
         """True when nothing waits for an answer."""
         return not self._pending and not self._asked
+
+    @staticmethod
+    def families(forwarders: "Sequence[Forwarder]") -> list[Family]:
+        """What these counted, as Prometheus is told."""
+        return [
+            counter(
+                "perdure_forwarded_calls",
+                "Calls, and questions, that were sent to other processes.",
+                sum(one._last_id for one in forwarders),
+            ),
+            gauge(
+                "perdure_forwarded_calls_waiting",
+                "Those of them that wait for their answer.",
+                sum(len(one._pending) + len(one._asked) for one in forwarders),
+            ),
+            gauge(
+                "perdure_forwarded_calls_unsent",
+                "Those of them that wait for somebody to send them to.",
+                sum(len(one._waiting) for one in forwarders),
+            ),
+            counter(
+                "perdure_calls_sent_again",
+                "Calls sent once more, since their owner died, moved or lost the link.",
+                sum(one.sent_again for one in forwarders),
+            ),
+        ]
 
     # -- questions and hints ---------------------------------------------------------------------
 

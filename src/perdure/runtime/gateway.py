@@ -16,9 +16,11 @@ from perdure.actor.turn import Turn
 from perdure.base.clock import Clock, SystemClock
 from perdure.base.errors import StoppingError, TransactionError
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, gauge
 from perdure.cluster.network import Network
 from perdure.runtime.cells import Cells, refuse_unique
 from perdure.runtime.elsewhere import BlockElsewhere
+from perdure.runtime.forwarder import Forwarder
 from perdure.runtime.live import LiveHub
 from perdure.runtime.live_pull import watch_results
 from perdure.runtime.local_turn import LocalTurn
@@ -175,3 +177,11 @@ class Gateway:
             "live_subscribers": self.live.subscribers,
             "calls_sent_again": sum(one.sent_again for one in self._cells.forwarders),
         }
+
+    def families(self) -> list[Family]:
+        """What this process counted since it started, as Prometheus is told."""
+        return [
+            *Forwarder.families(self._cells.forwarders),
+            gauge("perdure_links", "Open links to and from other processes.", self._cells.links),
+            gauge("perdure_live_subscribers", "Clients of live views here.", self.live.subscribers),
+        ]

@@ -25,6 +25,7 @@ from typing import Any
 from perdure.actor.activation import Activation
 from perdure.actor.answers import Origin
 from perdure.actor.gate import GroupCommit
+from perdure.actor.measures import TurnMeasures
 from perdure.actor.methods import ActorType, Method, refuse_bound
 from perdure.actor.model import current_turn
 from perdure.actor.transaction import Elsewhere, transaction_of
@@ -38,6 +39,7 @@ from perdure.base.errors import (
     StoreError,
 )
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, counter, gauge
 from perdure.runtime.catalog import Catalog, in_place
 from perdure.runtime.committer import Committer
 from perdure.runtime.expiry import Expiry
@@ -80,6 +82,7 @@ class Node:
         self.now_s = self._clock.monotonic_s  # itself, not a method around it: each call asks
         self.wall_ms = self._clock.wall_ms
         self.outlets = outlets or {}
+        self.measures = TurnMeasures()
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
         self.live = self._live_hub()
@@ -346,6 +349,20 @@ class Node:
             **self._outbox.statistics(),
             **self._scheduler.statistics(),
         }
+
+    def families(self) -> list[Family]:
+        """What this process counted since it started, as Prometheus is told."""
+        return [
+            *self.measures.families(),
+            *self._committer.families(),
+            *self._catalog.families(),
+            *self._outbox.families(),
+            *self._scheduler.families(),
+            counter(
+                "perdure_actors_expired", "Actors whose ttl was over.", self._expiry.expired_total
+            ),
+            gauge("perdure_live_subscribers", "Clients of live views here.", self.live.subscribers),
+        ]
 
 
 def _root_of(turn: Turn) -> Origin | None:

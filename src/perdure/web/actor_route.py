@@ -35,6 +35,7 @@ from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
 from perdure.web.live_wire import split_query
+from perdure.web.metrics import CallMeter
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -52,8 +53,13 @@ class HttpTurn(Turn, kw_only=True):
 
     exchange: "Exchange"
     node: "Node | Gateway"
+    meter: CallMeter
+
+    def _took_s(self) -> float:
+        return self.node.now_s() - self.deadline_s + self.meter.timeout_s
 
     def succeed(self, body: bytes) -> None:
+        self.meter.ok.add(self._took_s())
         if self.replayed:
             self.exchange.reply(200, body, extra=_REPLAYED)
         else:
@@ -64,6 +70,7 @@ class HttpTurn(Turn, kw_only=True):
             return
         if not isinstance(error, PerdureError):
             log.error("turn failed", exc_info=error, extra={"turn": str(self)})
+        self.meter.failed(getattr(error, "status", 500), self._took_s())
         self.exchange.reply_problem(error)
 
 
@@ -84,6 +91,12 @@ class ActorRoutes:
                 if method.options.exposed
             }
             for route_name, actor_type in self._types.items()
+        }
+
+        self.meters = {
+            method: CallMeter(node.limits.call_timeout_s)
+            for exposed in self._exposed.values()
+            for method in exposed.values()
         }
 
     def match(self, _method: bytes, path: bytes) -> list[bytes] | None:
@@ -154,6 +167,7 @@ class ActorRoutes:
             request_id=request_id,
             exchange=exchange,
             node=self._node,
+            meter=self.meters[method],
         )
         self._node.submit(method.actor_type, key, turn)
 
