@@ -29,6 +29,9 @@ def _perdure(
         raise typer.Exit
 
 
+_Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
+]
 _Audience = Annotated[
     str,
     typer.Option(
@@ -40,9 +43,7 @@ _Audience = Annotated[
 
 @cli.command()
 def run(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
-    ],
+    target: _Target,
     data: Annotated[str, typer.Option(help="Directory of the SQLite store.")] = "./data",
     store: Annotated[
         list[str] | None,
@@ -121,9 +122,7 @@ def _stores(given: list[str] | None, data: str) -> tuple[str, ...]:
 
 @cli.command()
 def check(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
-    ],
+    target: _Target,
     store: Annotated[
         str | None, typer.Option(help="Compare with this store: DIR or postgresql://…")
     ] = None,
@@ -295,9 +294,7 @@ def import_(
 
 @state.command()
 def migrate(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
-    ],
+    target: _Target,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only try, write nothing.")] = False,
     data: _Data = _DEFAULT_DATA,
     store: Annotated[
