@@ -295,6 +295,7 @@ class ClusterNode(Node):
             deadline_s=self.now_s() + self.limits.call_timeout_s,
             caller=None if message.caller is None else _decode_caller(message.caller),
             request_id=message.uid,
+            trail=message.trail,
             answer=asyncio.get_running_loop().create_future(),
         )
         self._abroad.to(stream.receiver_key).submit(method.actor_type, stream.receiver_key, turn)

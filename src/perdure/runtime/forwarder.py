@@ -174,6 +174,7 @@ class Forwarder:
             root=turn.root,
             chain=list(turn.chain),
             standing=list(turn.standing),
+            trail=turn.trail,
         )
         outgoing = self._pending[call.id] = _Outgoing(actor_type, turn, call)
         if after_pause:
@@ -326,7 +327,7 @@ class Forwarder:
             else:
                 turn.fail(answer)
         except Exception:  # one caller's trouble is not that of all others on the link
-            log.exception("an answer could not be given", extra={"turn": str(turn)})
+            log.exception("an answer could not be given", extra=turn.names())
 
     async def run(self) -> None:
         """End the calls whose deadlines are over, or whose owners are cut off, again and again."""

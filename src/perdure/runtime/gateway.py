@@ -11,6 +11,7 @@ from typing import Any
 from perdure.actor.activation import Activation
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType, Method, refuse_bound
+from perdure.actor.trail import trail_here
 from perdure.actor.transaction import transaction_of
 from perdure.actor.turn import Turn
 from perdure.base.clock import Clock, SystemClock
@@ -143,6 +144,7 @@ class Gateway:
             method.arguments_from_python(positional, named),
             deadline_s=self.now_s() + self.limits.call_timeout_s,
             request_id=request_id,
+            trail=trail_here(),
             answer=asyncio.get_running_loop().create_future(),
         )
         self.submit(method.actor_type, key, turn)

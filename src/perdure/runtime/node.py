@@ -28,6 +28,7 @@ from perdure.actor.gate import GroupCommit
 from perdure.actor.measures import TurnMeasures
 from perdure.actor.methods import ActorType, Method, refuse_bound
 from perdure.actor.model import current_turn
+from perdure.actor.trail import trail_here
 from perdure.actor.transaction import Elsewhere, transaction_of
 from perdure.actor.turn import Turn, refuse_cycle
 from perdure.base.clock import Clock, SystemClock
@@ -214,6 +215,7 @@ class Node:
             caller=None if parent is None else parent.caller,
             parent=parent,
             request_id=request_id,
+            trail=trail_here() if parent is None else parent.trail,
             answer=asyncio.get_running_loop().create_future(),
             retries=self if parent is None else None,
         )

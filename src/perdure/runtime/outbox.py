@@ -29,6 +29,7 @@ from perdure.actor.effects import effects_of
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Caller
+from perdure.actor.trail import follow
 from perdure.actor.turn import Turn
 from perdure.base import points
 from perdure.base.clock import Clock
@@ -257,6 +258,7 @@ class Outbox:
             method.arguments_from_json(message.arguments),
             deadline_s=self._courier.now_s() + self._courier.limits.call_timeout_s,
             caller=caller,
+            trail=message.trail,
             outbox=self,
             line=line,
             message=message,
@@ -265,6 +267,7 @@ class Outbox:
 
     async def _deliver_outside(self, line: _Line, message: Message) -> None:
         """Hand it to its outlet, or to another database, and take it out of the store then."""
+        follow(message.trail)
         try:
             if message.stream.receiver_type.startswith(ABROAD):
                 await self._courier.deliver_abroad(message)

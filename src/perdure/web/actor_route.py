@@ -20,6 +20,7 @@ from starlette.requests import HTTPConnection
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import Caller
+from perdure.actor.trail import trail_here
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     BadArgumentsError,
@@ -69,7 +70,7 @@ class HttpTurn(Turn, kw_only=True):
         if self.node.takes_again(self, error):
             return
         if not isinstance(error, PerdureError):
-            log.error("turn failed", exc_info=error, extra={"turn": str(self)})
+            log.error("turn failed", exc_info=error, extra=self.names())
         self.meter.failed(getattr(error, "status", 500), self._took_s())
         self.exchange.reply_problem(error)
 
@@ -165,6 +166,7 @@ class ActorRoutes:
             deadline_s=self._node.now_s() + self._node.limits.call_timeout_s,
             caller=caller,
             request_id=request_id,
+            trail=trail_here(),
             exchange=exchange,
             node=self._node,
             meter=self.meters[method],
