@@ -28,6 +28,7 @@ from perdure.actor.model import (
 from perdure.actor.query import Page, Row, Selection
 from perdure.actor.reference import watch
 from perdure.actor.schema import migrate
+from perdure.actor.trail import request_id
 from perdure.base.errors import (
     BadArgumentsError,
     ConflictError,
@@ -149,6 +150,7 @@ __all__ = [
     "owner",
     "read",
     "relaxed",
+    "request_id",
     "signed_in",
     "transaction",
     "unique",

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
-from perdure.actor.answers import encoded_by, read_back, record_of, reply_of
+from perdure.actor.answers import encoded_by, newer_state, read_back, record_of, reply_of
 from perdure.actor.effects import Effects, EntryName
 from perdure.actor.gate import GroupCommit
 from perdure.actor.host import Host, Watcher
@@ -32,7 +32,6 @@ from perdure.base.codec import encode
 from perdure.base.errors import (
     DeadlineError,
     FencedError,
-    NewerStateError,
     OverloadedError,
     PerdureError,
     ReadOnlyError,
@@ -194,12 +193,15 @@ class Activation:
         if len(self._mailbox) >= self._host.limits.mailbox_depth_max:
             turn.fail(OverloadedError(f"{len(self._mailbox)} calls already wait for {self}"))
             return
+        turn.queued_s = self._host.now_s()
         self._mailbox.append(turn)
 
     def _run_mailbox(self) -> None:
         while self._mailbox and self.running is None and self.dead is None and not self.loading:
             turn = self._mailbox.popleft()
-            if turn.deadline_s <= self._host.now_s():
+            now_s = self._host.now_s()
+            self._host.measures.waited.add(now_s - turn.queued_s)
+            if turn.deadline_s <= now_s:
                 turn.fail(DeadlineError(f"{turn} waited past its deadline; it was not begun"))
             else:
                 self._run(turn)
@@ -220,6 +222,7 @@ class Activation:
             except PerdureError as error:
                 turn.fail(error)
                 return
+        self._host.measures.begun[turn.method] += 1
         if turn.method.can_wait or asking is not None:
             if turn.holds_alone:
                 self.running = turn
@@ -249,7 +252,7 @@ class Activation:
         self, turn: Turn, asking: Awaitable[RequestRecord | None] | None
     ) -> None:
         """Run a turn that may suspend, as a task of its own; `asking` says if it ran before."""
-        interleaved = not turn.holds_alone
+        interleaved, began_s = not turn.holds_alone, self._host.now_s()
         current_turn.set(turn)
         try:
             async with asyncio.timeout(max(turn.deadline_s - self._host.now_s(), 0)) as timeout:
@@ -278,6 +281,7 @@ class Activation:
                 raise
         finally:
             turn.finished = True
+            self._host.measures.waiting_turns[turn.method].add(self._host.now_s() - began_s)
             if turn.transaction is not None:
                 turn.transaction.roll_back()  # it has not come to its commit
             if interleaved:
@@ -364,7 +368,7 @@ class Activation:
         """Make the actor's memory the state to commit; returns whether it changed."""
         encoded = encoded_by(turn, self.actor)
         if self.newer and (turn.request_id or turn.effects or encoded != self.encoded):
-            raise self._newer_state()  # here, where the turn can be undone
+            raise newer_state(self)  # here, where the turn can be undone
         if turn.effects is not None and turn.method.read:
             raise ReadOnlyError(f"{turn} is a @read method, but it had effects")
         if encoded == self.encoded:
@@ -397,6 +401,7 @@ class Activation:
     def _undo(self, turn: Turn, error: BaseException) -> None:
         """Put memory back to before the turn, and let the error out through the gate."""
         turn.effects = None
+        self._host.measures.failed[turn.method] += 1
         if self.dead is None:
             if self.running is None or self.running is turn:
                 self._restore()  # else the actor is another's, whose half-done work must stay
@@ -424,7 +429,7 @@ class Activation:
         Raises NewerStateError.
         """
         if self.newer:
-            raise self._newer_state()  # for paths that do not come by `_take_state`
+            raise newer_state(self)  # for paths that do not come by `_take_state`
         commit = self._host.join_commit()
         if self.commit is not commit:
             self.commit = commit
@@ -464,12 +469,6 @@ class Activation:
             self.timers[name] = timer
         elif self.timers is not None:
             self.timers.pop(name, None)
-
-    def _newer_state(self) -> NewerStateError:
-        return NewerStateError(
-            f"newer code wrote {self}, or its class lost a field without @migrate: it can be read, "
-            "but a write would lose what this code does not know"
-        )
 
     def committed(self, commit: GroupCommit) -> None:
         """`commit`, which held this actor, is durable."""

@@ -6,16 +6,19 @@ commit as one row, for calls that were sent again because their owner died: see 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from perdure.actor.model import Actor
 from perdure.actor.turn import Turn
 from perdure.base.codec import encode
-from perdure.base.errors import RequestReusedError, UnencodableError
+from perdure.base.errors import NewerStateError, RequestReusedError, UnencodableError
 from perdure.base.texts import holds_nul
 from perdure.store.api import Answers, RequestRecord
+
+if TYPE_CHECKING:
+    from perdure.actor.activation import Activation
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[tuple[int, bytes | None]]).decode
@@ -28,6 +31,14 @@ def encoded_by(turn: Turn, value: Any) -> bytes:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         # RecursionError: a list that holds itself
         raise UnencodableError(f"{turn}: JSON cannot hold this: {error}") from error
+
+
+def newer_state(activation: "Activation") -> NewerStateError:
+    """Why an actor may not be written by this code."""
+    return NewerStateError(
+        f"newer code wrote {activation}, or its class lost a field without @migrate: it can be"
+        " read, but a write would lose what this code does not know"
+    )
 
 
 def read_back(turn: Turn, encoded: bytes) -> Actor:

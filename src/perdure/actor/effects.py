@@ -66,7 +66,7 @@ def send(
         raise LimitError(f"{turn} has sent {len(sent)} messages; a turn may send no more")
     activation = turn.activation
     stream = Stream(activation.actor_type.name, activation.key, *receiver)
-    sent.append(Message(stream, method, arguments, new_id(), caller, due_at_ms=0))
+    sent.append(Message(stream, method, arguments, new_id(), caller, due_at_ms=0, trail=turn.trail))
 
 
 def put_entry(turn: "Turn", limits: Limits, at: EntryName, value: bytes | None) -> None:

@@ -81,7 +81,7 @@ def _give(turn: Turn, answer: bytes | BaseException) -> None:
         else:
             turn.fail(answer)
     except Exception:  # one caller's trouble must not keep the others waiting
-        log.exception("an answer could not be given", extra={"turn": str(turn)})
+        log.exception("an answer could not be given", extra=turn.names())
 
 
 class GroupCommit(OutputGate):

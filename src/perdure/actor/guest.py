@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from perdure.actor.activation import Activation
+from perdure.actor.answers import newer_state
 from perdure.actor.gate import GroupCommit
 from perdure.actor.host import Host
 from perdure.actor.methods import ActorType
@@ -51,7 +52,7 @@ class Guest(Activation):
     def wake(self, stored: StoredActor | None) -> None:
         if stored is not None and self.actor_type.decode_stored(stored)[1]:
             self.newer = True
-            self.kill(self._newer_state())  # it could not be written, and every guest is
+            self.kill(newer_state(self))  # it could not be written, and every guest is
         else:
             super().wake(stored)
 

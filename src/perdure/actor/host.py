@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.actor.entries import EntryReader
 from perdure.actor.gate import GroupCommit
+from perdure.actor.measures import TurnMeasures
 from perdure.base.limits import Limits
 from perdure.store.api import RequestRecord
 
@@ -19,6 +20,7 @@ class Host(EntryReader, Protocol):
     outlets: Mapping[str, Any]  # where messages can be sent to, besides actors
     now_s: Callable[[], float]  # monotonic
     wall_ms: Callable[[], int]
+    measures: TurnMeasures
 
     @property
     def lease_until_s(self) -> float:

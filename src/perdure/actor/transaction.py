@@ -28,6 +28,7 @@ from perdure.actor.gate import GroupCommit
 from perdure.actor.locks import JoinedTurn, LockTurn, refuse_inner_cycle
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import current_turn
+from perdure.actor.trail import trail_here
 from perdure.actor.turn import Turn, leads_back
 from perdure.base.errors import (
     CycleError,
@@ -183,6 +184,7 @@ class Transaction:
             parent=caller,
             request_id=request_id,
             activation=lock.activation,
+            trail=trail_here() if caller is None else caller.trail,
             transaction=self,
             task=task,
         )

@@ -8,6 +8,7 @@ import msgspec
 from perdure.actor.effects import Effects
 from perdure.actor.model import Caller
 from perdure.base.errors import CycleError, TransactionConflictError
+from perdure.base.trail import Trail
 
 if TYPE_CHECKING:
     from perdure.actor.activation import Activation
@@ -38,6 +39,8 @@ class Turn(msgspec.Struct, eq=False):
     transaction: "Transaction | None" = None  # that its calls take part in
     finished: bool = False
     is_begun: bool = False  # see `has_begun`
+    queued_s: float = 0.0  # monotonic: when it came into a mailbox
+    trail: Trail | None = None
     replayed: bool = False  # the answer is that of an earlier call with the same request_id
     origin: tuple[str, int] | None = None  # the process that sent it here, and its number there
     root: tuple[str, int] | None = None  # the origin of the call that this is a part of
@@ -46,6 +49,13 @@ class Turn(msgspec.Struct, eq=False):
 
     def __str__(self) -> str:
         return f"{self.method}({self.activation.key!r})" if self.activation else str(self.method)
+
+    def names(self) -> dict[str, str]:
+        """What a log line says of it, beside what happened."""
+        names = {"turn": str(self)}
+        if self.trail is not None and self.trail.request_id:
+            names["request_id"] = self.trail.request_id
+        return names
 
     def begin_anew(self) -> None:
         """Be as before the turn was given to an activation, which has failed it without effect."""

@@ -10,9 +10,10 @@ _BACKLOG = 2048
 PORT_MAX = 65_535
 
 
-def bind(listen: str) -> socket.socket:
-    """A listening socket on `HOST:PORT` or `[IPV6]:PORT`; raises Failure."""
-    host, port = split(listen, "--listen 127.0.0.1:8000")
+def bind(listen: str, option: str = "--listen") -> socket.socket:
+    """A listening socket on `HOST:PORT` or `[IPV6]:PORT`; raises Failure, which names the option
+    that asked for it."""
+    host, port = split(listen, f"{option} 127.0.0.1:8000")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -27,7 +28,24 @@ def bind(listen: str) -> socket.socket:
         bound.listen(_BACKLOG)
     except OSError as error:
         bound.close()
-        raise _refusal(error, host, port) from error
+        raise _refusal(error, option, host, port) from error
+    return bound
+
+
+def bind_row(first: str, count: int, option: str) -> list[socket.socket]:
+    """Listening sockets on ports that follow each other, or on any if the first one is 0.
+
+    Raises Failure; then none is bound.
+    """
+    host, port = split(first, f"{option} 127.0.0.1:9100")
+    bound: list[socket.socket] = []
+    try:
+        for number in range(port, port + count) if port else [0] * count:
+            bound.append(bind(joined(host, number), option))
+    except Failure:
+        for one in bound:
+            one.close()
+        raise
     return bound
 
 
@@ -63,10 +81,10 @@ def joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _refusal(error: OSError, host: str, port: int) -> Failure:
+def _refusal(error: OSError, option: str, host: str, port: int) -> Failure:
     if error.errno == errno.EADDRINUSE:
         other = joined(host, port % PORT_MAX + 1)
-        hint: str | None = f"stop what uses it, or choose another: --listen {other}"
+        hint: str | None = f"stop what uses it, or choose another: {option} {other}"
         return Failure(f"port {port} on {host} is in use", hint, exit_code=UNAVAILABLE)
     hint = "ports below 1024 are for root" if error.errno == errno.EACCES else None
     return Failure(

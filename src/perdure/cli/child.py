@@ -14,12 +14,19 @@ from perdure.cli.supervised import GO, READY, STANDING_BY
 class Child:
     """One process and our end of the socket pair to it; `supervised` says what goes over it."""
 
-    def __init__(self, title: str, options: ServeOptions, bound: socket.socket | None) -> None:
+    def __init__(
+        self,
+        title: str,
+        options: ServeOptions,
+        bound: socket.socket | None,
+        metrics: socket.socket | None = None,
+    ) -> None:
         """Start it. Raises OSError if the system does not let us.
 
         Args:
             title: what `ps` shall show of it.
             bound: where it listens for requests; None: it takes none.
+            metrics: where it listens for who asks for its metrics, if that is somewhere else.
         """
         self.place = options.place
         self.began_s = time.monotonic()
@@ -29,14 +36,15 @@ class Child:
         self._may_go = False
         self._pair, theirs = socket.socketpair()
         self._pair.setblocking(False)
-        inherited = [theirs.fileno()] + ([bound.fileno()] if bound is not None else [])
+        descriptors = {"--supervisor": theirs, "--listen": bound, "--metrics": metrics}
+        inherited = {name: one.fileno() for name, one in descriptors.items() if one is not None}
         # -P: a folder of the user's with a logging.py in it must not come before Python's own
         command = [sys.executable, "-P", "-m", "perdure.cli.serve", title, options.target]
         with theirs, contextlib.ExitStack() as on_error:
             on_error.callback(self._pair.close)
             self._process = subprocess.Popen(
-                [*command, *map(str, inherited)],
-                pass_fds=inherited,
+                [*command, *(f"{name}={number}" for name, number in inherited.items())],
+                pass_fds=list(inherited.values()),
                 start_new_session=True,  # a Ctrl-C reaches us only, and we pass it on once
             )
             on_error.pop_all()

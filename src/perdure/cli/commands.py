@@ -29,11 +29,21 @@ def _perdure(
         raise typer.Exit
 
 
+_Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
+]
+_Audience = Annotated[
+    str,
+    typer.Option(
+        help="Who may ask for /-/metrics: local, public or off; or HOST:PORT, to ask there, and"
+        " at the next ports if there are several processes."
+    ),
+]
+
+
 @cli.command()
 def run(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
-    ],
+    target: _Target,
     data: Annotated[str, typer.Option(help="Directory of the SQLite store.")] = "./data",
     store: Annotated[
         list[str] | None,
@@ -55,7 +65,8 @@ def run(
         str | None, typer.Option(help="HOST:PORT where those reach --cluster-listen.")
     ] = None,
     cluster_key_file: Annotated[
-        Path | None, typer.Option(help="File with the key that all machines share.")
+        Path | None,
+        typer.Option(help="File with the key that all share; or set PERDURE_CLUSTER_KEY."),
     ] = None,
     cluster_cert: Annotated[
         Path | None, typer.Option(help="PEM file: TLS certificate for other processes.")
@@ -67,6 +78,7 @@ def run(
         Path | None, typer.Option(help="PEM file: who must have signed theirs.")
     ] = None,
     supervisor: Annotated[bool, typer.Option(help="Start a process again that died.")] = True,
+    metrics: _Audience = "local",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "warning",
     log_format: Annotated[str, typer.Option(help="text or json")] = "text",
 ) -> None:
@@ -74,7 +86,6 @@ def run(
 
     SIGHUP replaces every process by one with the code that is there now, without a failed request.
     Several --store postgresql://… spread the actors over these databases.
-    The key may stand in PERDURE_CLUSTER_KEY instead of a file.
 
     Example: perdure run app.py --listen 127.0.0.1:9000 --web 2
     """
@@ -82,10 +93,7 @@ def run(
     from perdure.cli.run import RunOptions, run_app
 
     options = ServeOptions(
-        target=target,
-        stores=_stores(store, data),
-        log_level=log_level,
-        log_format=log_format,
+        target=target, stores=_stores(store, data), log_level=log_level, log_format=log_format
     )
     cluster = ClusterOptions(
         listen=cluster_listen,
@@ -96,7 +104,12 @@ def run(
         authority=cluster_ca,
     )
     how = RunOptions(
-        listen=listen, web=web, state=state, cluster=cluster, with_supervisor=supervisor
+        listen=listen,
+        web=web,
+        state=state,
+        cluster=cluster,
+        with_supervisor=supervisor,
+        metrics=metrics,
     )
     raise typer.Exit(run_app(options, how))
 
@@ -109,9 +122,7 @@ def _stores(given: list[str] | None, data: str) -> tuple[str, ...]:
 
 @cli.command()
 def check(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
-    ],
+    target: _Target,
     store: Annotated[
         str | None, typer.Option(help="Compare with this store: DIR or postgresql://…")
     ] = None,
@@ -296,9 +307,7 @@ def import_(
 
 @state.command()
 def migrate(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="FILE.py or MODULE, with :VARIABLE if not :app.")
-    ],
+    target: _Target,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only try, write nothing.")] = False,
     data: _Data = _DEFAULT_DATA,
     store: _LookedAt = None,

@@ -9,10 +9,16 @@ from perdure.cli.layout import Layout
 from perdure.cli.options import ServeOptions
 
 
-def greeting(options: ServeOptions, bound: socket.socket | None, layout: Layout) -> str:
+def greeting(
+    options: ServeOptions,
+    bound: socket.socket | None,
+    metrics: Sequence[socket.socket],
+    layout: Layout,
+) -> str:
     """What `perdure run` says once everything serves."""
     what = f"serving {options.target} on {url_of(bound)}" if bound else f"running {options.target}"
-    told = [text for text in (str(layout), _all_data(options.stores)) if text]
+    parts = (str(layout), _all_data(options.stores), _metrics(metrics))
+    told = [text for text in parts if text]
     return f"Perdure is {what} ({'; '.join(told)})"
 
 
@@ -20,6 +26,13 @@ def _all_data(stores: Sequence[str]) -> str:
     if len(stores) == 1:
         return _data(stores[0])
     return f"{_data(stores[0])} and {len(stores) - 1} more"
+
+
+def _metrics(bound: Sequence[socket.socket]) -> str:
+    if not bound:
+        return ""
+    ports = [one.getsockname()[1] for one in bound[1:]]
+    return ", ".join([f"metrics on {url_of(bound[0])}", *map(str, ports)])
 
 
 def _data(store: str) -> str:

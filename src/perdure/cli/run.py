@@ -1,8 +1,11 @@
 """`perdure run`: check what was asked for, bind the address, and serve."""
 
+import socket
+
 import msgspec
 
-from perdure.cli.address import bind
+from perdure.base.metrics import Audience
+from perdure.cli.address import bind, bind_row
 from perdure.cli.cluster_key import is_read_by_others
 from perdure.cli.failures import Failure
 from perdure.cli.layout import ClusterOptions, check_cluster, layout_of
@@ -22,6 +25,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     state: int | None = None
     cluster: ClusterOptions = ClusterOptions()
     with_supervisor: bool = True
+    metrics: str = "local"  # or `public`, `off`, or HOST:PORT
 
 
 def run_app(options: ServeOptions, run: RunOptions) -> int:
@@ -36,18 +40,26 @@ def run_app(options: ServeOptions, run: RunOptions) -> int:
         raise Failure("several processes need their supervisor", "leave out --no-supervisor")
     places = Places(layout, run.cluster, options.stores[0])
     bound = None if layout.web == 0 else bind(run.listen)
+    audience, metrics = _metrics(run.metrics, len(layout.roles()))
     _warn_of_open_key(options, run.cluster)
     waits = not (layout.is_one and has_terminal())  # see `waiting`
-    options = msgspec.structs.replace(options, waits=waits)
+    options = msgspec.structs.replace(options, waits=waits, metrics=audience)
     if run.with_supervisor:
         from perdure.cli.supervisor import Supervisor
 
-        return Supervisor(options, bound, layout, places).run()
+        return Supervisor(options, bound, metrics, layout, places).run()
     from perdure.cli.serve import serve  # heavy, and the supervisor has no use for it
 
     with places:
-        place = places.take("all", 0)
-        return serve(msgspec.structs.replace(options, place=place), bound)
+        options = msgspec.structs.replace(options, place=places.take("all", 0))
+        return serve(options, bound, metrics[0] if metrics else None)
+
+
+def _metrics(asked: str, processes: int) -> tuple[Audience, list[socket.socket]]:
+    """Who may ask for metrics where requests come in, and an address for each process if not."""
+    if asked in ("local", "public", "off"):
+        return asked, []  # type: ignore[return-value]  # mypy does not narrow by `in`
+    return "off", bind_row(asked, processes, "--metrics")
 
 
 def _warn_of_open_key(options: ServeOptions, cluster: ClusterOptions) -> None:

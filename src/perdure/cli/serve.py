@@ -31,7 +31,7 @@ from perdure.cli.logs import set_up_logs
 from perdure.cli.options import ServeOptions, options_from_line
 from perdure.cli.supervised import Supervision, receive_line
 from perdure.cli.waiting import reach_database
-from perdure.web.app import App
+from perdure.web.app import App, Teller
 from perdure.web.asgi import Lifespan
 from perdure.web.server import Server
 
@@ -43,12 +43,16 @@ _BROKEN_S = 1.0  # for the answers to calls that the disk failed
 
 
 def serve(
-    options: ServeOptions, bound: socket.socket | None, supervision: Supervision | None = None
+    options: ServeOptions,
+    bound: socket.socket | None,
+    metrics: socket.socket | None = None,
+    supervision: Supervision | None = None,
 ) -> int:
     """Serve until told to stop; returns the exit code.
 
     Args:
         bound: where requests come in; None for a process that takes none.
+        metrics: where its metrics are asked for, if that is somewhere else.
         supervision: says when to begin, and hears when it serves.
     """
     set_up_logs(options.log_level, options.log_format)
@@ -56,7 +60,7 @@ def serve(
         app = load_app(options.target)
         if supervision is not None:
             supervision.stand_by()
-        code = uvloop.run(_Serving(app, options, bound, supervision).run())
+        code = uvloop.run(_Serving(app, options, bound, metrics, supervision).run())
     except PerdureError as error:
         failure = failure_of(error)
     except Failure as error:
@@ -80,11 +84,14 @@ class _Serving:
         app: App,
         options: ServeOptions,
         bound: socket.socket | None,
+        metrics: socket.socket | None,
         supervision: Supervision | None,
     ) -> None:
         self._app = app
         self._options = options
         self._bound = bound
+        self._metrics = metrics
+        self._teller: Server | None = None
         self._supervision = supervision
         self._server: Server | None = None
         self._lifespan: Lifespan | None = None
@@ -96,6 +103,9 @@ class _Serving:
         options, place = self._options, self._options.place
         wanted = options.stores if place.role == "web" else [options.stores[place.cell]]
         await reach_database(wanted, waits=options.waits or options.is_again)
+        self._app.metrics.audience = options.metrics
+        self._app.metrics.process = place.name
+        await self._tell_metrics()
         await self._app.start(options.stores, self._on_broken, place)
         await self._reach_owners()
         if self._bound is not None:
@@ -110,6 +120,8 @@ class _Serving:
         await self._end.wait()
         if self._ended_by != "SIGHUP":
             self._app.ready = False
+        elif self._teller is not None:
+            await self._teller.close()  # its successor has the same address
         if self._exit_code == DISK_FAILED:
             await self._let_answers_leave()
         else:
@@ -123,6 +135,12 @@ class _Serving:
                 while not self._app.is_ready:  # noqa: ASYNC110 - links announce nothing
                     await asyncio.sleep(_REACH_POLL_S)
 
+    async def _tell_metrics(self) -> None:
+        """Already now: a start that waits for a database can be seen from outside."""
+        if self._metrics is not None:
+            self._teller = Server(Teller(self._app), None, self._app.limits)
+            await self._teller.start([self._metrics])
+
     async def _take_requests(self, bound: socket.socket) -> None:
         app = self._app
         if app.mount is not None:
@@ -130,6 +148,7 @@ class _Serving:
             await self._lifespan.startup()
         state = self._lifespan.state if self._lifespan else None
         self._server = Server(app, app.mount, app.limits, state=state)
+        app.metrics.add("server", self._server.families)
         await self._server.start([bound])
 
     async def _stop(self) -> None:
@@ -143,6 +162,8 @@ class _Serving:
         except (PerdureError, TimeoutError) as error:
             log.error("the mounted app did not stop", extra={"error": str(error)})
         await self._app.stop()
+        if self._teller is not None:
+            await self._teller.close()
         log.info("stopped")
 
     async def _let_answers_leave(self) -> None:
@@ -176,7 +197,8 @@ class _Serving:
         if self._supervision is not None:
             self._supervision.say_ready()
         else:
-            print(greeting(self._options, self._bound, Layout()), flush=True)  # noqa: T201
+            metrics = [] if self._metrics is None else [self._metrics]
+            print(greeting(self._options, self._bound, metrics, Layout()), flush=True)  # noqa: T201
 
 
 def _warn_if_open(app: App, bound: socket.socket) -> None:
@@ -197,18 +219,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("title", help="for who reads the output of ps, as is the target")
     parser.add_argument("target")
-    parser.add_argument("supervisor_descriptor", type=int)
-    parser.add_argument("listen_descriptor", type=int, nargs="?")
+    for name in ("--supervisor", "--listen", "--metrics"):
+        parser.add_argument(name, type=_inherited, help="a descriptor")
     given = parser.parse_args()
-    supervisor = socket.socket(fileno=given.supervisor_descriptor)
-    bound = None
-    if given.listen_descriptor is not None:
-        bound = socket.socket(fileno=given.listen_descriptor)
-        bound.set_inheritable(False)  # what the app starts must not hold the port
-    supervisor.set_inheritable(False)
-    line = receive_line(supervisor)
+    line = receive_line(given.supervisor)
     if line:
-        sys.exit(serve(options_from_line(line), bound, Supervision(supervisor)))
+        supervision = Supervision(given.supervisor)
+        sys.exit(serve(options_from_line(line), given.listen, given.metrics, supervision))
+
+
+def _inherited(descriptor: str) -> socket.socket:
+    inherited = socket.socket(fileno=int(descriptor))
+    inherited.set_inheritable(False)  # what the app starts must not hold the port
+    return inherited
 
 
 if __name__ == "__main__":

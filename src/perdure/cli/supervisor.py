@@ -14,7 +14,7 @@ What is said between it and its children is in `supervised`.
 
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -36,8 +36,20 @@ class Supervisor:
     """Keeps the processes of a layout running."""
 
     def __init__(
-        self, options: ServeOptions, bound: socket.socket | None, layout: Layout, places: Places
+        self,
+        options: ServeOptions,
+        bound: socket.socket | None,
+        metrics: Sequence[socket.socket],
+        layout: Layout,
+        places: Places,
     ) -> None:
+        """A supervisor of nobody yet.
+
+        Args:
+            bound: where requests come in.
+            metrics: an address for each process where it tells its metrics, or none at all.
+        """
+        self._metrics = metrics
         self._options = options
         self._bound = bound
         self._layout = layout
@@ -107,7 +119,9 @@ class Supervisor:
         )
         title = f"{post.role}-{post.number}" if post.number else post.role
         try:
-            return Child(title, options, None if post.role == "state" else self._bound)
+            bound = None if post.role == "state" else self._bound
+            metrics = self._metrics[self._posts.index(post)] if self._metrics else None
+            return Child(title, options, bound, metrics)
         except OSError:
             self._places.give_back(place)
             raise
@@ -115,7 +129,8 @@ class Supervisor:
     def _greet_once(self) -> None:
         if not self._has_greeted and all(post.was_ready for post in self._posts):
             self._has_greeted = True
-            print(greeting(self._options, self._bound, self._layout), flush=True)  # noqa: T201
+            told = greeting(self._options, self._bound, self._metrics, self._layout)
+            print(told, flush=True)  # noqa: T201
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -204,6 +219,8 @@ class Supervisor:
         self._stopped_by = number
         if self._bound is not None:
             self._bound.close()  # who comes when the children take no more is refused
+        for one in self._metrics:
+            one.close()
 
     def _has_stopped(self) -> bool:
         """Whether all have left; tells those to leave whose turn it is."""

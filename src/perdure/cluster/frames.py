@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from perdure.base.trail import Trail
+
 VERSION = 1
 VERSION_MIN = 1  # the oldest that is still spoken
 
@@ -34,6 +36,7 @@ class Call(msgspec.Struct, array_like=True, tag=1):
     chain: list[tuple[str, str]] = []  # actors that wait for the answer, outermost first
     standing: list[int] = []  # the incarnations that own them, and must when this commits
     block: int = 0  # the id of the Open whose transaction it is part of
+    trail: Trail | None = None  # for logs and traces
 
 
 class Answer(msgspec.Struct, array_like=True, tag=2):

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from perdure.actor.answers import Origin, answer_among
 from perdure.actor.methods import ActorType, Method
+from perdure.actor.trail import follow
 from perdure.actor.transaction import Grounds, Transaction, all_of
 from perdure.base.errors import (
     DeadlineError,
@@ -169,6 +170,7 @@ class Blocks:
         self._carrier.spawn(self._answer(link, call, self._call(link, call)))
 
     async def _call(self, link: Link, call: Call) -> bytes:
+        follow(call.trail)
         transaction = self._transaction(link, call.block)
         method = self._method_of(call.actor_type, call.method)
         arguments = method.arguments_from_json(call.arguments)

@@ -11,6 +11,7 @@ from perdure.actor.activation import Activation
 from perdure.actor.host import Host, Watcher
 from perdure.actor.methods import ActorType
 from perdure.base.errors import PerdureError, StoreError
+from perdure.base.metrics import Family, counter
 from perdure.store.api import Store
 
 Result = TypeVar("Result")
@@ -25,6 +26,8 @@ class Catalog:
         self._awake: dict[ActorType, dict[str, Activation]] = {}
         self._by_shard: dict[int, dict[Activation, None]] = {}  # in the order in which they woke
         self._watchers: dict[tuple[ActorType, str], _Watchers] = {}
+        self._loads = 0
+        self._loads_failed = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._awake.values()))
@@ -36,6 +39,26 @@ class Catalog:
     def awake_by_type(self) -> dict[str, int]:
         """How many are awake of each type, by the type's name in the store."""
         return {actor_type.name: len(awake) for actor_type, awake in self._awake.items()}
+
+    def families(self) -> list[Family]:
+        """What it counted, as Prometheus is told."""
+        return [
+            Family(
+                "perdure_awake_actors",
+                "gauge",
+                "Actors in memory.",
+                [
+                    ({"type": actor_type.actor_class.__name__}, len(awake))
+                    for actor_type, awake in self._awake.items()
+                ],
+            ),
+            counter("perdure_loads", "Actors that were looked up to wake them.", self._loads),
+            counter(
+                "perdure_loads_failed",
+                "Actors that could not be woken: the store failed, or their state does not fit.",
+                self._loads_failed,
+            ),
+        ]
 
     def activation(self, actor_type: ActorType, key: str) -> Activation:
         """The awake actor; if it sleeps, one that is loading and queues its calls meanwhile."""
@@ -85,6 +108,7 @@ class Catalog:
             self._remove(activation)
 
     async def _load(self, activation: Activation) -> None:
+        self._loads += 1
         try:
             stored = await self._store.load(activation.actor_type.name, activation.key)
             activation.wake(stored)
@@ -95,6 +119,7 @@ class Catalog:
             raise
 
     def _bury(self, activation: Activation, error: PerdureError) -> None:
+        self._loads_failed += 1
         activation.kill(error)
         self._remove(activation)
 

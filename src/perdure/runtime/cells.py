@@ -49,6 +49,11 @@ class Cells:
         self.forwarders = [one.station.forwarder for one in self._lookouts.values()]
         self._clock = clock
 
+    @property
+    def links(self) -> int:
+        """How many links to other processes are open."""
+        return sum(1 for one in self._lookouts.values() for _ in one.station.links.open_links())
+
     async def start(self) -> list[StoreError]:
         """Begin to look; returns what is in the way of seeing some of them, which may pass."""
         starts = [one.start() for one in self._lookouts.values()]

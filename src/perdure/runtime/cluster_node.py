@@ -27,12 +27,14 @@ from perdure.base.clock import Clock, SystemClock
 from perdure.base.codec import decoder
 from perdure.base.errors import FencedError, InterruptedCallError, StoreError, TransactionError
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, counter, gauge
 from perdure.base.shards import SHARDS, Cell
 from perdure.cluster.handshake import fingerprint_of
 from perdure.cluster.membership import Membership
 from perdure.cluster.network import Network
 from perdure.cluster.shard_map import ShardMap
 from perdure.runtime.cells import Cells, refuse_unique
+from perdure.runtime.forwarder import Forwarder
 from perdure.runtime.guests import BorrowTurn, Guests
 from perdure.runtime.live import LiveHub
 from perdure.runtime.loans import Loans, LoanTurn
@@ -51,6 +53,11 @@ log = logging.getLogger("perdure.node")
 
 _CLOSE_S = 2.0  # that turns of a shard have to end before it is handed over another time
 _LOOK_S = 0.002
+
+_LEASE_LEFT = (
+    "perdure_lease_left_seconds",
+    "Until when nobody else can own the actors of this process; 0: it answers for none.",
+)
 
 _decode_caller = decoder(Caller).decode
 
@@ -87,6 +94,7 @@ class ClusterNode(Node):
         super().__init__(
             actor_types, store, limits=limits, outlets=outlets, clock=clock, on_broken=on_broken
         )
+        self._falls = 0
         self._territory = Territory(self.submit, waiting_max=limits.moving_calls_max)
 
     def _live_hub(self) -> LiveHub:
@@ -287,6 +295,7 @@ class ClusterNode(Node):
             deadline_s=self.now_s() + self.limits.call_timeout_s,
             caller=None if message.caller is None else _decode_caller(message.caller),
             request_id=message.uid,
+            trail=message.trail,
             answer=asyncio.get_running_loop().create_future(),
         )
         self._abroad.to(stream.receiver_key).submit(method.actor_type, stream.receiver_key, turn)
@@ -351,6 +360,7 @@ class ClusterNode(Node):
 
     def lose_all(self, error: Exception) -> None:
         """All shards are others' from now on."""
+        self._falls += 1
         self._station.be(0)
         for forwarder in (self._station.forwarder, *self._abroad.forwarders):
             forwarder.fall(error)
@@ -426,6 +436,38 @@ class ClusterNode(Node):
             "calls_sent_again": self._station.forwarder.sent_again,
             "calls_answered_again": self._reception.answered_again,
         }
+
+    def families(self) -> list[Family]:
+        """What this process counted since it started, as Prometheus is told."""
+        ours = self._station.forwarder
+        left_s = self.lease_until_s - self.now_s()
+        lease = [] if self._membership is None else [gauge(*_LEASE_LEFT, max(left_s, 0.0))]
+        return [
+            *super().families(),
+            *Forwarder.families([ours, *self._abroad.forwarders]),
+            *lease,
+            gauge("perdure_shards_owned", "Shards whose actors live here.", len(self.owned)),
+            gauge(
+                "perdure_map_version",
+                "Of who owns what, as this process knows it.",
+                self.map_version,
+            ),
+            counter(
+                "perdure_ownership_lost",
+                "How often all shards were lost at once: fenced, or the lease ran out.",
+                self._falls,
+            ),
+            counter(
+                "perdure_calls_answered_again",
+                "Calls that came once more and got the answer of the first time.",
+                self._reception.answered_again,
+            ),
+            gauge(
+                "perdure_links",
+                "Open links to and from other processes.",
+                sum(1 for _ in self._station.links.open_links()) + self._abroad.links,
+            ),
+        ]
 
 
 def _is_done(activation: Activation) -> bool:

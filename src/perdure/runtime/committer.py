@@ -27,6 +27,7 @@ from perdure.base.errors import (
     StoreError,
     UniqueError,
 )
+from perdure.base.metrics import Family, Histogram, counter, gauge, seconds
 from perdure.store.api import Refusal, Store
 
 log = logging.getLogger("perdure.commit")
@@ -56,6 +57,10 @@ class Committer:
         self._life = 0  # how often it fell
         self.commits = 0
         self.turns = 0
+        self._failed = 0
+        self._refused = 0
+        self._took: Histogram = seconds()
+        self._sizes = Histogram(last=14)
 
     def join(self) -> GroupCommit:
         """The commit that is filling up. It will be written as soon as the one before it is."""
@@ -116,6 +121,7 @@ class Committer:
                 return
 
     async def _write(self, commit: GroupCommit, life: int) -> None:
+        began_s = self._clock.monotonic_s()
         try:
             points.reach("before_commit")
             committed = await self._store.commit(commit.batch(self._clock.wall_ms()))
@@ -124,6 +130,8 @@ class Committer:
             return
         self.commits += 1
         self.turns += len(commit.held)
+        self._took.add(self._clock.monotonic_s() - began_s)
+        self._sizes.add(len(commit.held))
         if committed.refused:
             self._refuse(commit, committed.refused)
         for activation in commit.states:
@@ -148,6 +156,7 @@ class Committer:
             else:
                 error = UniqueError(f"another {why.actor_type} has this {why.field}", why.field)
             errors[at[refusal.actor_type, refusal.key]] = error
+        self._refused += len(errors)
         commit.leave_out(errors)
         if self._filling is not None:
             self._filling.leave_out(errors)
@@ -163,6 +172,7 @@ class Committer:
             error = StoreError(f"the commit failed: {error}")
         else:
             log.error("commit failed", extra={"error": str(error), "kind": error.kind})
+        self._failed += 1
         lost = [commit]
         is_late = life != self._life  # what is filling up builds on nothing of this one
         if self._filling is not None and not is_late:
@@ -176,3 +186,29 @@ class Committer:
             one.break_with(error)
         if isinstance(error, StoreBrokenError | FencedError) and not is_late:
             self._on_broken(error)
+
+    def families(self) -> list[Family]:
+        """What it counted, as Prometheus is told."""
+        commits = (self._filling, self._writing)
+        waiting = sum(len(commit.held) for commit in commits if commit is not None)
+        return [
+            Family(
+                "perdure_commit_duration_seconds",
+                "histogram",
+                "How long the store took for a group commit that succeeded.",
+                [({}, self._took)],
+            ),
+            Family(
+                "perdure_commit_turns",
+                "histogram",
+                "Turns in a group commit whose answers waited for it.",
+                [({}, self._sizes)],
+            ),
+            counter("perdure_commits_failed", "Group commits that failed.", self._failed),
+            counter(
+                "perdure_commit_refused_actors",
+                "Actors left out of a commit, for a unique value that is taken or a lost owner.",
+                self._refused,
+            ),
+            gauge("perdure_uncommitted_turns", "Turns whose answers wait for a commit.", waiting),
+        ]

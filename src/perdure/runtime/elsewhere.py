@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.actor.methods import ActorType, Method
+from perdure.actor.trail import trail_here
 from perdure.base.clock import Clock
 from perdure.base.codec import encode
 from perdure.base.errors import (
@@ -55,7 +56,7 @@ class BlockElsewhere:
         name = method.actor_type.name
         await self._open(method.actor_type, key)
         call = Call(0, self._left_s(), name, key, method.name, encode(arguments), None, request_id)
-        call.block = self._number
+        call.block, call.trail = self._number, trail_here()
         return await self._ask(call)
 
     async def _open(self, actor_type: ActorType, key: str) -> None:

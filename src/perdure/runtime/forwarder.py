@@ -41,6 +41,7 @@ from perdure.base.errors import (
     UnreachableError,
 )
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, counter, gauge
 from perdure.base.shards import shard_of
 from perdure.cluster import shard_map
 from perdure.cluster.frames import (
@@ -173,6 +174,7 @@ class Forwarder:
             root=turn.root,
             chain=list(turn.chain),
             standing=list(turn.standing),
+            trail=turn.trail,
         )
         outgoing = self._pending[call.id] = _Outgoing(actor_type, turn, call)
         if after_pause:
@@ -325,7 +327,7 @@ class Forwarder:
             else:
                 turn.fail(answer)
         except Exception:  # one caller's trouble is not that of all others on the link
-            log.exception("an answer could not be given", extra={"turn": str(turn)})
+            log.exception("an answer could not be given", extra=turn.names())
 
     async def run(self) -> None:
         """End the calls whose deadlines are over, or whose owners are cut off, again and again."""
@@ -366,6 +368,32 @@ class Forwarder:
     def is_idle(self) -> bool:
         """True when nothing waits for an answer."""
         return not self._pending and not self._asked
+
+    @staticmethod
+    def families(forwarders: "Sequence[Forwarder]") -> list[Family]:
+        """What these counted, as Prometheus is told."""
+        return [
+            counter(
+                "perdure_forwarded_calls",
+                "Calls, and questions, that were sent to other processes.",
+                sum(one._last_id for one in forwarders),
+            ),
+            gauge(
+                "perdure_forwarded_calls_waiting",
+                "Those of them that wait for their answer.",
+                sum(len(one._pending) + len(one._asked) for one in forwarders),
+            ),
+            gauge(
+                "perdure_forwarded_calls_unsent",
+                "Those of them that wait for somebody to send them to.",
+                sum(len(one._waiting) for one in forwarders),
+            ),
+            counter(
+                "perdure_calls_sent_again",
+                "Calls sent once more, since their owner died, moved or lost the link.",
+                sum(one.sent_again for one in forwarders),
+            ),
+        ]
 
     # -- questions and hints ---------------------------------------------------------------------
 

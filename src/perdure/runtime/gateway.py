@@ -11,14 +11,17 @@ from typing import Any
 from perdure.actor.activation import Activation
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType, Method, refuse_bound
+from perdure.actor.trail import trail_here
 from perdure.actor.transaction import transaction_of
 from perdure.actor.turn import Turn
 from perdure.base.clock import Clock, SystemClock
 from perdure.base.errors import StoppingError, TransactionError
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, gauge
 from perdure.cluster.network import Network
 from perdure.runtime.cells import Cells, refuse_unique
 from perdure.runtime.elsewhere import BlockElsewhere
+from perdure.runtime.forwarder import Forwarder
 from perdure.runtime.live import LiveHub
 from perdure.runtime.live_pull import watch_results
 from perdure.runtime.local_turn import LocalTurn
@@ -141,6 +144,7 @@ class Gateway:
             method.arguments_from_python(positional, named),
             deadline_s=self.now_s() + self.limits.call_timeout_s,
             request_id=request_id,
+            trail=trail_here(),
             answer=asyncio.get_running_loop().create_future(),
         )
         self.submit(method.actor_type, key, turn)
@@ -175,3 +179,11 @@ class Gateway:
             "live_subscribers": self.live.subscribers,
             "calls_sent_again": sum(one.sent_again for one in self._cells.forwarders),
         }
+
+    def families(self) -> list[Family]:
+        """What this process counted since it started, as Prometheus is told."""
+        return [
+            *Forwarder.families(self._cells.forwarders),
+            gauge("perdure_links", "Open links to and from other processes.", self._cells.links),
+            gauge("perdure_live_subscribers", "Clients of live views here.", self.live.subscribers),
+        ]

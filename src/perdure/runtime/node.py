@@ -25,8 +25,10 @@ from typing import Any
 from perdure.actor.activation import Activation
 from perdure.actor.answers import Origin
 from perdure.actor.gate import GroupCommit
+from perdure.actor.measures import TurnMeasures
 from perdure.actor.methods import ActorType, Method, refuse_bound
 from perdure.actor.model import current_turn
+from perdure.actor.trail import trail_here
 from perdure.actor.transaction import Elsewhere, transaction_of
 from perdure.actor.turn import Turn, refuse_cycle
 from perdure.base.clock import Clock, SystemClock
@@ -38,6 +40,7 @@ from perdure.base.errors import (
     StoreError,
 )
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, counter, gauge
 from perdure.runtime.catalog import Catalog, in_place
 from perdure.runtime.committer import Committer
 from perdure.runtime.expiry import Expiry
@@ -80,6 +83,7 @@ class Node:
         self.now_s = self._clock.monotonic_s  # itself, not a method around it: each call asks
         self.wall_ms = self._clock.wall_ms
         self.outlets = outlets or {}
+        self.measures = TurnMeasures()
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
         self.live = self._live_hub()
@@ -211,6 +215,7 @@ class Node:
             caller=None if parent is None else parent.caller,
             parent=parent,
             request_id=request_id,
+            trail=trail_here() if parent is None else parent.trail,
             answer=asyncio.get_running_loop().create_future(),
             retries=self if parent is None else None,
         )
@@ -346,6 +351,20 @@ class Node:
             **self._outbox.statistics(),
             **self._scheduler.statistics(),
         }
+
+    def families(self) -> list[Family]:
+        """What this process counted since it started, as Prometheus is told."""
+        return [
+            *self.measures.families(),
+            *self._committer.families(),
+            *self._catalog.families(),
+            *self._outbox.families(),
+            *self._scheduler.families(),
+            counter(
+                "perdure_actors_expired", "Actors whose ttl was over.", self._expiry.expired_total
+            ),
+            gauge("perdure_live_subscribers", "Clients of live views here.", self.live.subscribers),
+        ]
 
 
 def _root_of(turn: Turn) -> Origin | None:

@@ -29,12 +29,14 @@ from perdure.actor.effects import effects_of
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Caller
+from perdure.actor.trail import follow
 from perdure.actor.turn import Turn
 from perdure.base import points
 from perdure.base.clock import Clock
 from perdure.base.codec import decoder
 from perdure.base.errors import NotFoundError, PerdureError, StoreError
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, counter, gauge
 from perdure.runtime.outlets import Delivery, Outlet
 from perdure.store.api import ABROAD, OUTLET, Deferral, Message, Store, Stream
 
@@ -141,6 +143,7 @@ class Outbox:
         self._stopped = False
         self.delivered_total = 0
         self.dead_letters_total = 0
+        self._failed_total = 0
 
     async def run(self) -> None:
         """Look into the store for messages, again and again."""
@@ -255,6 +258,7 @@ class Outbox:
             method.arguments_from_json(message.arguments),
             deadline_s=self._courier.now_s() + self._courier.limits.call_timeout_s,
             caller=caller,
+            trail=message.trail,
             outbox=self,
             line=line,
             message=message,
@@ -263,6 +267,7 @@ class Outbox:
 
     async def _deliver_outside(self, line: _Line, message: Message) -> None:
         """Hand it to its outlet, or to another database, and take it out of the store then."""
+        follow(message.trail)
         try:
             if message.stream.receiver_type.startswith(ABROAD):
                 await self._courier.deliver_abroad(message)
@@ -313,6 +318,7 @@ class Outbox:
             self._defer(Deferral(message.id, line.attempts, None, told))
             self._next(line)
             return
+        self._failed_total += 1
         log.warning("message not delivered", extra=extra)
         wait_s = backoff_s(limits, line.attempts)
         due_at_ms = self._clock.wall_ms() + int(wait_s * 1000)
@@ -382,6 +388,38 @@ class Outbox:
             "dead_letters": self.dead_letters_total,
             "message_lines": len(self._lines),
         }
+
+    def families(self) -> list[Family]:
+        """What it counted, as Prometheus is told."""
+        parked = sum(line.is_parked for line in self._lines.values())
+        return [
+            counter(
+                "perdure_messages_delivered",
+                "Messages taken in a commit of their receiver, or by their outlet.",
+                self.delivered_total,
+            ),
+            counter(
+                "perdure_message_attempts_failed",
+                "Attempts to deliver a message that are going to be repeated.",
+                self._failed_total,
+            ),
+            counter(
+                "perdure_dead_letters",
+                "Messages given up; they stay in the store to be looked at.",
+                self.dead_letters_total,
+            ),
+            gauge(
+                "perdure_message_lines",
+                "Pairs of sender and receiver with messages under way.",
+                len(self._lines),
+            ),
+            gauge(
+                "perdure_message_lines_parked",
+                "Those of them that wait for another attempt, or to be read from the store.",
+                parked,
+            ),
+            gauge("perdure_deliveries_under_way", "Messages in delivery now.", self._under_way),
+        ]
 
 
 def told_of(error: BaseException) -> str:

@@ -196,6 +196,7 @@ class Reception:
             root=call.root,
             chain=call.chain,
             standing=call.standing,
+            trail=call.trail,
             reception=self,
             link=link,
             id=call.id,

@@ -24,6 +24,7 @@ from perdure.base import points
 from perdure.base.clock import Clock, Handle
 from perdure.base.errors import FencedError, NotFoundError, PerdureError, StoreError
 from perdure.base.ids import new_id
+from perdure.base.metrics import Family, Histogram, counter, gauge, seconds
 from perdure.base.shards import shard_of
 from perdure.runtime.outbox import Courier, backoff_s, dead_letter_of_timer, told_of
 from perdure.store.api import Store, Timer, TimerPlace
@@ -87,6 +88,8 @@ class Scheduler:
         self._wants_more = asyncio.Event()
         self._stopped = False
         self.fired_total = 0
+        self._given_up = 0
+        self._late: Histogram = seconds()
 
     async def run(self) -> None:
         """Read timers from the store, in time."""
@@ -191,6 +194,7 @@ class Scheduler:
 
     def _begin(self, timer: Timer, attempts: int) -> None:
         points.reach("before_fire")
+        self._late.add((self._clock.wall_ms() - timer.due_at_ms) / 1000)
         actor_type = self._types.get(timer.actor_type)
         try:
             method = actor_type.methods.get(timer.method) if actor_type else None
@@ -234,6 +238,7 @@ class Scheduler:
         extra: dict[str, Any] = {"timer": turn.timer.name, "error": told, "attempts": attempts}
         if attempts >= limits.delivery_attempts_max:
             log.error("timer given up", extra=extra)
+            self._given_up += 1
             self._give_up(turn, attempts, told)
         else:
             log.warning("timer failed", extra=extra)
@@ -257,6 +262,29 @@ class Scheduler:
     def statistics(self) -> dict[str, int]:
         """Counters since the start."""
         return {"timers_fired": self.fired_total, "timers_ahead": len(self._heap)}
+
+    def families(self) -> list[Family]:
+        """What it counted, as Prometheus is told."""
+        return [
+            counter("perdure_timers_fired", "Timers whose turn is committed.", self.fired_total),
+            counter(
+                "perdure_timers_given_up",
+                "Timers that failed too often and left a dead letter.",
+                self._given_up,
+            ),
+            gauge(
+                "perdure_timers_in_memory",
+                "Timers due next; later ones are only in the store.",
+                len(self._heap),
+            ),
+            gauge("perdure_timers_under_way", "Timers whose turns run now.", self._under_way),
+            Family(
+                "perdure_timer_lateness_seconds",
+                "histogram",
+                "How long after it was due the turn of a timer began, at each attempt.",
+                [({}, self._late)],
+            ),
+        ]
 
 
 def following(timer: Timer, now_ms: int) -> Timer | None:

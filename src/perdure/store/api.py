@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from perdure.base.shards import shard_of
+from perdure.base.trail import Trail
 from perdure.store.registry import Registry
 
 OUTLET = "@"
@@ -137,6 +138,7 @@ class Message(msgspec.Struct, frozen=True):
     error: str = ""  # of the last attempt
     id: int = 0  # given by the store, rising
     sent_at_ms: int = 0  # when it was committed; given by the store
+    trail: Trail | None = None  # not stored: lost when it has to be read
 
 
 class Deferral(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from starlette.requests import HTTPConnection
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import Caller
+from perdure.actor.trail import trail_here
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     BadArgumentsError,
@@ -35,6 +36,7 @@ from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
 from perdure.web.live_wire import split_query
+from perdure.web.metrics import CallMeter
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -52,8 +54,13 @@ class HttpTurn(Turn, kw_only=True):
 
     exchange: "Exchange"
     node: "Node | Gateway"
+    meter: CallMeter
+
+    def _took_s(self) -> float:
+        return self.node.now_s() - self.deadline_s + self.meter.timeout_s
 
     def succeed(self, body: bytes) -> None:
+        self.meter.ok.add(self._took_s())
         if self.replayed:
             self.exchange.reply(200, body, extra=_REPLAYED)
         else:
@@ -63,7 +70,8 @@ class HttpTurn(Turn, kw_only=True):
         if self.node.takes_again(self, error):
             return
         if not isinstance(error, PerdureError):
-            log.error("turn failed", exc_info=error, extra={"turn": str(self)})
+            log.error("turn failed", exc_info=error, extra=self.names())
+        self.meter.failed(getattr(error, "status", 500), self._took_s())
         self.exchange.reply_problem(error)
 
 
@@ -84,6 +92,12 @@ class ActorRoutes:
                 if method.options.exposed
             }
             for route_name, actor_type in self._types.items()
+        }
+
+        self.meters = {
+            method: CallMeter(node.limits.call_timeout_s)
+            for exposed in self._exposed.values()
+            for method in exposed.values()
         }
 
     def match(self, _method: bytes, path: bytes) -> list[bytes] | None:
@@ -152,8 +166,10 @@ class ActorRoutes:
             deadline_s=self._node.now_s() + self._node.limits.call_timeout_s,
             caller=caller,
             request_id=request_id,
+            trail=trail_here(),
             exchange=exchange,
             node=self._node,
+            meter=self.meters[method],
         )
         self._node.submit(method.actor_type, key, turn)
 

@@ -23,6 +23,7 @@ from perdure.base.errors import (
     StoreError,
 )
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, gauge
 from perdure.runtime.cluster_node import ClusterNode
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.node import Node
@@ -35,6 +36,8 @@ from perdure.web.actor_route import ActorRoutes, Identify
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
 from perdure.web.live_asgi import send_messages
 from perdure.web.live_script import answer_script
+from perdure.web.metrics import Metrics, call_families
+from perdure.web.process_families import LoopLag, process_families
 from perdure.web.shared import Subscribe
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ AsgiApp = Callable[[Any, Any, Any], Any]
 
 _HEALTH = frozenset((b"/-/live", b"/-/ready"))
 _SCRIPT = b"/-/live.js"
+_METRICS = b"/-/metrics"
+_OWN = _HEALTH | {_SCRIPT, _METRICS}
 
 
 class App:
@@ -79,6 +84,10 @@ class App:
         self.limits = limits or Limits()
         self.outlets = outlets or {}
         self.ready = False
+        self.metrics = Metrics()
+        self.metrics.add("process", process_families)
+        self.metrics.add("ready", self._ready_family)
+        self._loop_lag = LoopLag()
         self._clock = clock
         self._store = store
         self._starting = asyncio.Lock()
@@ -110,7 +119,11 @@ class App:
                 await node.start()
                 self._on_end = self._on_end.pop_all()
             self._node = node
-            self._routes = ActorRoutes(self.actor_types, node, self.identify)
+            self._routes = routes = ActorRoutes(self.actor_types, node, self.identify)
+            self._loop_lag.start()
+            self.metrics.add("node", node.families)
+            self.metrics.add("calls", lambda: call_families(routes.meters))
+            self.metrics.add("loop", self._loop_lag.families)
             self.ready = True
 
     def _make_node(
@@ -148,6 +161,7 @@ class App:
     async def stop(self, drain_s: float | None = None) -> None:
         """Let running turns end, commit what they did, and close the store."""
         self.ready = False
+        self._loop_lag.stop()
         node, self._node, self._routes = self._node, None, None
         with self._on_end:
             if node is not None:
@@ -164,6 +178,9 @@ class App:
         _traceback: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    def _ready_family(self) -> list[Family]:
+        return [gauge("perdure_ready", "What `/-/ready` says: 1 for yes.", self.is_ready)]
 
     @property
     def store(self) -> Store:
@@ -193,14 +210,14 @@ class App:
         """The actor or health route for this path, or None: then the mounted app is asked."""
         if self._routes is None:
             return path
-        return self._routes.match(method, path) or (
-            path if path in _HEALTH or path == _SCRIPT else None
-        )
+        return self._routes.match(method, path) or (path if path in _OWN else None)
 
     def handle(self, route: object, exchange: "Exchange") -> None:
         """Answer a request whose path matched."""
         if route == _SCRIPT:
             answer_script(exchange)
+        elif route == _METRICS:
+            self.metrics.answer(exchange)
         elif self._routes is None and route not in _HEALTH:
             exchange.reply_problem(StoppingError("this process is starting or stopping"))
         elif isinstance(route, bytes):
@@ -255,6 +272,25 @@ class App:
         await receive()
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+class Teller:
+    """The endpoint of an address that only tells how an App is: health and metrics."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def match(self, _method: bytes, path: bytes) -> object | None:
+        return path if path in _HEALTH or path == _METRICS else None
+
+    def handle(self, route: object, exchange: "Exchange") -> None:
+        if route == _METRICS:
+            self._app.metrics.tell(exchange)
+        else:
+            self._app.handle(route, exchange)
+
+    def subscriber(self, _route: object) -> None:
+        return None
 
 
 class _Nothing:

@@ -50,6 +50,7 @@ class AsgiCall:
     """One request in the hands of the application."""
 
     __slots__ = (
+        "_began_s",
         "_body_bytes_left",
         "_chunks",
         "_connection",
@@ -75,6 +76,7 @@ class AsgiCall:
         self._has_all_body = False
         self._has_told_end = False  # the app got the message without more_body
         self._is_started = False
+        self._began_s = 0.0
         self._is_gone = False  # nobody waits for the response any more
         self._is_finished = False
         self._is_head_sent = False
@@ -88,6 +90,7 @@ class AsgiCall:
         """Starts the application, once."""
         if not self._is_started:
             self._is_started = True
+            self._began_s = asyncio.get_running_loop().time()
             tasks = self._connection.shared.tasks
             task = asyncio.get_running_loop().create_task(self._run())
             tasks.add(task)
@@ -211,6 +214,8 @@ class AsgiCall:
     def _head(self, body_bytes: int, *, is_last: bool) -> bytes:
         assert self._response is not None, "a head without http.response.start"
         status, headers = self._response
+        took_s = asyncio.get_running_loop().time() - self._began_s
+        self._connection.shared.app_took[status // 100].add(took_s)
         exchange = self._exchange
         names = dict(headers)
         if names.get(b"connection", b"").lower() == b"close":

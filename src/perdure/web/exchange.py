@@ -23,6 +23,7 @@ class Connection(Protocol):
     """What an exchange needs of the connection it came on."""
 
     dates: DateLine
+    replies: list[int]  # how many were given, by the class of their status
 
     def answer(self, exchange: "Exchange", data: bytes) -> None:
         """Writes `data`, the whole reply, as soon as all earlier replies are written."""
@@ -76,6 +77,7 @@ class Exchange(msgspec.Struct, eq=False):
         assert not self.replied, "an exchange was replied to twice"
         self.replied = True
         connection = self.connection
+        connection.replies[status // 100] += 1
         dates = connection.dates
         if (
             status == 200

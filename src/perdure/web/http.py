@@ -55,6 +55,7 @@ class HttpProtocol(ClientTransport):
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self.dates = shared.dates
+        self.replies = shared.replies
         self._match = shared.endpoint.match
         self._handle = shared.endpoint.handle
         self._depth_max = shared.limits.pipeline_depth_max

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from perdure.base.limits import Limits
+from perdure.base.metrics import Family, counter, gauge
 from perdure.web.http import HttpProtocol
 from perdure.web.shared import AsgiApp, Endpoint, Shared, logger
 
@@ -102,6 +103,54 @@ class Server:
             requests_total=shared.requests_total,
             requests_refused=shared.requests_refused,
         )
+
+    def families(self) -> list[Family]:
+        """Returns what it counted, as Prometheus is told."""
+        shared = self._shared
+        return [
+            gauge("perdure_http_connections", "Open connections.", len(shared.connections)),
+            gauge(
+                "perdure_http_websockets", "Those of them that are WebSockets.", shared.websockets
+            ),
+            counter(
+                "perdure_http_connections_accepted",
+                "Connections that were taken, refused ones among them.",
+                shared.connections_total,
+            ),
+            counter(
+                "perdure_http_connections_refused",
+                "Connections beyond Limits.connections_max.",
+                shared.connections_refused,
+            ),
+            counter("perdure_http_requests", "Requests read to their end.", shared.requests_total),
+            counter(
+                "perdure_http_requests_refused",
+                "Requests that were malformed, too large or too slow.",
+                shared.requests_refused,
+            ),
+            Family(
+                "perdure_http_replies",
+                "counter",
+                "Replies to calls of actors, and all others that the mounted app did not give.",
+                [
+                    ({"status": f"{status_class}xx"}, count)
+                    for status_class, count in enumerate(shared.replies)
+                    if count or status_class == 2
+                ],
+            ),
+            Family(
+                "perdure_http_app_duration_seconds",
+                "histogram",
+                "From a request's head to the head of the mounted app's response.",
+                [
+                    ({"status": f"{status_class}xx"}, took)
+                    for status_class, took in shared.app_took.items()
+                ],
+            ),
+            gauge(
+                "perdure_http_app_tasks", "Requests that the mounted app runs.", len(shared.tasks)
+            ),
+        ]
 
     async def drain(self, grace_s: float | None = None) -> None:
         """Stops gracefully: returns when every connection is closed.

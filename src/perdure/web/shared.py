@@ -9,10 +9,12 @@ Invariants:
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
 from perdure.base.limits import Limits
+from perdure.base.metrics import Histogram, seconds
 from perdure.runtime.live import Subscription
 from perdure.web.exchange import Exchange
 from perdure.web.replies import DateLine
@@ -62,6 +64,7 @@ class Shared:
     """The parts, the connections and the counters of one server."""
 
     __slots__ = (
+        "app_took",
         "asgi_app",
         "connections",
         "connections_refused",
@@ -70,6 +73,7 @@ class Shared:
         "endpoint",
         "expects_requests",
         "limits",
+        "replies",
         "requests_refused",
         "requests_total",
         "root_path",
@@ -100,3 +104,5 @@ class Shared:
         self.connections_refused = 0
         self.requests_total = 0
         self.requests_refused = 0
+        self.replies = [0] * 10  # without those of the ASGI app, by the class of their status
+        self.app_took: dict[int, Histogram] = defaultdict(seconds)  # likewise, of the ASGI app

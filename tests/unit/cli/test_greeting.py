@@ -2,7 +2,7 @@
 
 import pytest
 
-from perdure.cli.address import bind
+from perdure.cli.address import bind, bind_row
 from perdure.cli.greeting import greeting
 from perdure.cli.layout import layout_of
 from perdure.cli.options import ServeOptions, options_from_line
@@ -13,9 +13,9 @@ def _greeting(store: str, web: int | None = None, state: int | None = None) -> s
     options = ServeOptions(target="shop.py", stores=(store,))
     layout = layout_of(web, state, [store])
     if web == 0:
-        return greeting(options, None, layout)
+        return greeting(options, None, (), layout)
     with bind("127.0.0.1:0") as bound:
-        told = greeting(options, bound, layout)
+        told = greeting(options, bound, (), layout)
         return told.replace(f":{bound.getsockname()[1]}", "")
 
 
@@ -43,6 +43,16 @@ def test_it_says_what_runs_and_where_the_data_are(
     store: str, web: int | None, state: int | None, line: str
 ) -> None:
     assert _greeting(store, web, state) == f"Perdure is {line}"
+
+
+def test_it_says_where_each_process_tells_its_metrics() -> None:
+    options = ServeOptions(target="shop.py", stores=("memory:",))
+    bound = bind_row("127.0.0.1:0", 2, "--metrics")
+    ports = [one.getsockname()[1] for one in bound]
+    told = greeting(options, None, bound, layout_of(1, None, ["memory:"]))
+    for one in bound:
+        one.close()
+    assert told.endswith(f"; metrics on http://127.0.0.1:{ports[0]}, {ports[1]})")
 
 
 def test_options_survive_their_way_to_a_process() -> None:

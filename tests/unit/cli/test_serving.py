@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 APP = """
@@ -120,3 +121,24 @@ def test_a_folder_with_modules_named_as_pythons_own_does_no_harm(tmp_path: Path)
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')")
     with served(tmp_path, "notes.py", "--listen", "127.0.0.1:0") as process:
         assert told(process)[0].startswith("Perdure is serving")
+
+
+def test_every_process_tells_its_metrics_at_an_address_of_its_own(tmp_path: Path) -> None:
+    options = ["notes.py:open_app", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    with served(tmp_path, *options, "--web", "1", "--store", f"sqlite:{tmp_path / 'data'}") as run:
+        assert run.stdout is not None
+        line = run.stdout.readline()
+        at = re.search(r"on (http://\S+) .*metrics on http://127.0.0.1:(\d+), (\d+)\)", line)
+        assert at is not None, line
+        base, state, web = at[1], f"http://127.0.0.1:{at[2]}", f"http://127.0.0.1:{at[3]}"
+        httpx.post(f"{base}/note/a/write", json={"text": "x"}).raise_for_status()
+        told_by_owner = httpx.get(f"{state}/-/metrics").text
+        told_by_web = httpx.get(f"{web}/-/metrics").text
+        assert httpx.get(f"{state}/-/ready").status_code == 200
+        assert httpx.get(f"{base}/-/metrics").status_code == 404
+        assert httpx.get(f"{web}/note/a/write").status_code == 404
+    assert re.search(r'perdure_turns_total\{.*type="Note",method="write"\} 1', told_by_owner)
+    assert re.search(r"perdure_shards_owned\{.*\} 4096", told_by_owner)
+    assert re.search(r'perdure_http_call_duration_seconds_count\{.*"2xx"\} 1', told_by_web)
+    assert re.search(r"perdure_forwarded_calls_total\{.*\} 1", told_by_web)
+    assert re.search(r'perdure_http_replies_total\{.*status="2xx"\} 1', told_by_web)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.base.errors import LimitError, WireError
+from perdure.base.trail import Trail
 from perdure.cluster.frames import Answer, Call, Changed, Frame, Map, Ping
 from perdure.cluster.framing import HEADER, FrameReader, FrameWriter
 
@@ -28,6 +29,33 @@ def written(*frames: Frame) -> bytes:
 
 def raw(body: bytes, sequence: int = 0) -> bytes:
     return HEADER.pack(len(body), sequence) + body
+
+
+class OlderCall(msgspec.Struct, array_like=True, tag=1):
+    """As processes know it that were built before there were trails."""
+
+    id: int
+    left_s: float
+    actor_type: str
+    key: str
+    method: str
+    arguments: bytes
+    caller: bytes | None = None
+    request_id: str | None = None
+    map_version: int = 0
+    is_again: bool = False
+    root: tuple[str, int] | None = None
+    chain: list[tuple[str, str]] = []
+    standing: list[int] = []
+    block: int = 0
+
+
+def test_a_call_with_a_trail_is_read_by_older_processes_and_theirs_here() -> None:
+    newer = Call(1, 2.0, "Cart", "anna", "add", b"{}", block=7, trail=Trail("r-1", "00-a-b-01"))
+    read_by_older = msgspec.msgpack.decode(msgspec.msgpack.encode(newer), type=OlderCall)
+    assert (read_by_older.id, read_by_older.block) == (1, 7)
+    written_by_older = msgspec.msgpack.encode(OlderCall(1, 2.0, "Cart", "anna", "add", b"{}"))
+    assert msgspec.msgpack.decode(written_by_older, type=Call).trail is None
 
 
 def test_frames_come_as_they_were_sent() -> None:

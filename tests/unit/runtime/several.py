@@ -8,7 +8,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-from perdure import Actor, DomainError, Map, read, transaction, unique
+from perdure import Actor, DomainError, Map, read, request_id, transaction, unique
 from perdure.actor.methods import actor_type_of
 from perdure.base.clock import SystemClock
 from perdure.base.errors import FencedError
@@ -74,6 +74,10 @@ def classes() -> SimpleNamespace:  # noqa: C901  # methods count as branches
 
         async def noted(self, name: str) -> int | None:
             return await self.notes.get(name)
+
+        async def follow(self, keys: list[str]) -> list[str | None]:
+            told = await Account.at(keys[0]).follow(keys[1:]) if keys else []
+            return [request_id(), *told]
 
         async def call_me(self, name: str) -> None:
             self.name = name
