@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from tests.unit.runtime.several import several, until
 
-from perdure import StoppingError, UniqueError
+from perdure import StoppingError, UniqueError, transaction
 from perdure.actor.answers import answer_among
+from perdure.base.shards import shard_of
 from perdure.testing import async_test
 
 
@@ -56,3 +57,33 @@ async def test_calls_that_wait_for_nobody_end_when_their_process_stops() -> None
         await stopping
         cluster.dead.add(0)
         assert isinstance(call.exception(), StoppingError)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+@async_test
+async def test_a_shard_that_is_lost_while_it_closes_is_neither_sealed_nor_opened(
+    comes_back: bool,
+) -> None:
+    async with several(2) as cluster:
+        [key] = cluster.keys(0)
+        owner, shards = cluster.nodes[0], frozenset({shard_of(key)})
+        held, over = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            async with transaction():
+                await cluster.classes[0].Account.at(key).put(1)
+                held.set()
+                await over.wait()
+
+        holding = asyncio.create_task(hold())
+        await held.wait()
+        closing = asyncio.create_task(owner.close_shards(shards))
+        await until(lambda: owner._territory.closing(shards) == shards)
+        owner.lost(shards)
+        if comes_back:
+            owner.gained(shards)
+        assert await closing == frozenset()
+        assert owner._territory.opened(shards) == (shards if comes_back else frozenset())
+        assert owner.has(key) == comes_back
+        over.set()
+        await asyncio.gather(holding, return_exceptions=True)
