@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from perdure.actor.activation import Activation
     from perdure.actor.effects import EntryName
+    from perdure.actor.methods import ActorType
 
 log = logging.getLogger("perdure.actor")
 
@@ -228,6 +229,19 @@ class GroupCommit(OutputGate):
             answers=answers,
             standing=standing,
         )
+
+    def outdone(self) -> "list[Activation]":
+        """Those whose actor has joined once more, as another activation: who came later has it from
+        whoever owns it by now. Refusals name actors, so a batch must hold each of them once: else
+        what is linked with the one would be left out for the other, or be cut in two."""
+        last: dict[tuple[ActorType, str], Activation] = {}
+        outdone = []
+        for activation in self.states:
+            place = (activation.actor_type, activation.key)
+            if place in last:
+                outdone.append(last[place])
+            last[place] = activation
+        return outdone
 
     def drop_effects_on(self, activation: "Activation") -> None:
         """Forget timers and entries of an actor that goes with this commit."""

@@ -328,7 +328,7 @@ class ClusterNode(Node):
 
     async def close_shards(self, shards: AbstractSet[int]) -> AbstractSet[int]:
         """Let the turns of these shards end, and take no more; see `membership.Owner`."""
-        closing = self._territory.only(shards)
+        closing = self._territory.opened(shards)
         self._territory.close(closing)
         end_s = self.now_s() + _CLOSE_S
         activations = self._catalog.within(closing)
@@ -338,6 +338,8 @@ class ClusterNode(Node):
                 break
             await self._clock.sleep(_LOOK_S)
             activations += self._catalog.within({one.shard for one in activations})
+        # some may be lost by now, or lost and gained anew: what they are is not ours to say
+        closing = self._territory.closing(closing)
         # of all: those that were done may have been called once more by turns of the others
         busy = {one.shard for one in self._catalog.within(closing) if not _is_done(one)}
         self._territory.open(busy)

@@ -122,6 +122,9 @@ class Committer:
 
     async def _write(self, commit: GroupCommit, life: int) -> None:
         began_s = self._clock.monotonic_s()
+        if commit.outside:
+            outdone = FencedError("an actor of this transaction is another's by now")
+            self._leave_out(commit, dict.fromkeys(commit.outdone(), outdone))
         try:
             points.reach("before_commit")
             committed = await self._store.commit(commit.batch(self._clock.wall_ms()))
@@ -144,7 +147,7 @@ class Committer:
             self._on_durable(commit)
 
     def _refuse(self, commit: GroupCommit, refusals: Sequence[Refusal]) -> None:
-        """Throw away what the store has left out, and what the next commit has built on it."""
+        """Throw away what the store has left out."""
         at = {(one.actor_type.name, one.key): one for one in commit.states}
         why = next((refusal for refusal in refusals if refusal.field), refusals[0])
         errors: dict[Activation, BaseException] = {}
@@ -156,6 +159,10 @@ class Committer:
             else:
                 error = UniqueError(f"another {why.actor_type} has this {why.field}", why.field)
             errors[at[refusal.actor_type, refusal.key]] = error
+        self._leave_out(commit, errors)
+
+    def _leave_out(self, commit: GroupCommit, errors: dict[Activation, BaseException]) -> None:
+        """Throw these away, with what is linked with them and what is built on them."""
         self._refused += len(errors)
         commit.leave_out(errors)
         if self._filling is not None:

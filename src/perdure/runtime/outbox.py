@@ -220,7 +220,7 @@ class Outbox:
                     self._park(line, 0)  # those of before the start come first
             elif line.is_parked or line.has_more or len(line.messages) >= _LINE_MAX:
                 line.has_more = True
-            else:
+            elif message_id > line.messages[-1].id:  # else read before the commit was heard of
                 line.messages.append(msgspec.structs.replace(message, id=message_id))
         if elsewhere:
             self._courier.post(list(elsewhere))

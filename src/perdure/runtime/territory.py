@@ -72,9 +72,13 @@ class Territory:
         """Send calls to these shards elsewhere."""
         self._set(shards, _ELSEWHERE)
 
-    def only(self, shards: Iterable[int]) -> AbstractSet[int]:
+    def opened(self, shards: Iterable[int]) -> AbstractSet[int]:
         """Those of these shards that are open."""
         return {shard for shard in shards if self._states[shard] == _OPEN}
+
+    def closing(self, shards: Iterable[int]) -> AbstractSet[int]:
+        """Those of these shards that are closing."""
+        return {shard for shard in shards if self._states[shard] == _CLOSING}
 
     def _set(self, shards: Iterable[int], state: int) -> None:
         changed = list(shards)

@@ -293,6 +293,8 @@ class Store(Protocol):
     async def commit(self, batch: Batch) -> Committed:
         """Make the batch durable; when this returns, it survives a power cut.
 
+        The batch holds at most one write of each actor.
+
         A write that would give a unique field the value of another actor is left out, with its
         whole group and everything of theirs in the batch, and comes back as refused; the batch's
         writes are held against that rule in their order.

@@ -92,6 +92,9 @@ class MemoryStore:
     # -- writing ---------------------------------------------------------------------------------
 
     async def commit(self, batch: Batch) -> Committed:
+        places = {(write.actor_type, write.key) for write in batch.writes}
+        if len(places) != len(batch.writes):
+            raise ConflictError("one actor is written twice in a batch")
         outdated = self._outdated(batch)
         if outdated:
             batch = _without(batch, outdated)

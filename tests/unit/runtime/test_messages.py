@@ -7,7 +7,7 @@ import pytest
 
 from perdure import Actor, BadArgumentsError, DomainError, LimitError, Limits, NotRunningError, read
 from perdure.runtime.outlets import Delivery
-from perdure.store.api import Message, Shards, Stream
+from perdure.store.api import Batch, Committed, Message, Shards, Stream
 from perdure.store.memory import MemoryStore
 from perdure.testing import VirtualClock, async_test, running, spin
 
@@ -148,6 +148,47 @@ async def test_a_message_sent_while_the_store_is_read_keeps_its_place() -> None:
         await Sender.at("s").pour(1)
         await spin()
         assert await received() == list(range(1, 203))
+        assert await store.streams(10) == []
+
+
+class SlowCommits(MemoryStore):
+    """Tells that it has committed when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_tell = asyncio.Event()
+        self.may_tell.set()
+
+    async def commit(self, batch: Batch) -> Committed:
+        committed = await super().commit(batch)
+        await self.may_tell.wait()
+        return committed
+
+
+@async_test
+async def test_a_message_that_is_read_before_its_commit_is_heard_of_is_delivered_once() -> None:
+    seen: list[str] = []
+    may_return = asyncio.Event()
+
+    async def mail(delivery: Delivery) -> None:
+        seen.append(delivery.values["text"])
+        await may_return.wait()
+
+    store, clock = SlowCommits(), VirtualClock()
+    async with running(Sender, store=store, clock=clock, outlets={"mail": mail}, limits=Limits()):
+        await spin()
+        store.may_tell.clear()
+        mailing = asyncio.create_task(Sender.at("s").mail("one"))
+        await spin()
+        await clock.advance(3)  # looks for messages, and finds it
+        assert seen == ["one"]
+        assert not mailing.done()
+        store.may_tell.set()
+        await mailing
+        may_return.set()
+        await Sender.at("s").mail("two")
+        await clock.advance(3)
+        assert seen == ["one", "two"]
         assert await store.streams(10) == []
 
 

@@ -50,7 +50,8 @@ def test_a_closing_shard_is_still_here_and_takes_only_what_others_wait_for():
     assert territory.owned == {SHARD}
     assert not territory.admits("a", call())
     assert territory.admits("a", call(is_inner=True))
-    assert territory.only([SHARD]) == set()
+    assert territory.opened([SHARD]) == set()
+    assert territory.closing([SHARD, SHARD + 1]) == {SHARD}
 
 
 def test_a_sealed_shard_is_still_here_and_takes_nothing():

@@ -12,6 +12,7 @@ Which lane a callback belongs to stands in its context, so tasks and what they b
 import asyncio
 import heapq
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -275,10 +276,13 @@ class SeededLoop(asyncio.BaseEventLoop):
         """Throw away what still runs, without letting it do anything."""
         self.is_over = True
         tasks = [task for task in asyncio.all_tasks(self) if not task.done()]
-        for task in tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            with suppress(BaseException):
-                task.get_coro().close()
+        with warnings.catch_warnings():
+            # a start that is cut off says goodbye to the registry: there is nobody left to await it
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            for task in tasks:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                with suppress(BaseException):
+                    task.get_coro().close()
         self._buried.clear()
         self._timers.clear()
         for lane in self._runnable:
