@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,6 +37,7 @@ from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
 from perdure.web.live_asgi import send_messages
 from perdure.web.live_script import answer_script
 from perdure.web.shared import Subscribe
+from perdure.web.sites import site_of
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -53,7 +55,9 @@ class App:
         actors: the classes; their names must differ.
         identify: turns a request (a Starlette `HTTPConnection`) into a `Caller`, or None for a
             guest; may be async. With it, exposed methods are for signed-in callers by default.
-        mount: an ASGI application that gets every request which is not for an actor.
+        mount: an ASGI application that gets every request which is not for an actor or a file.
+        static: directories of files by the path under which they are served, as in
+            `{"/assets": "public"}`.
         store: `sqlite:DIRECTORY`, `memory:`, or a Store. `perdure run --data/--store` override it.
         limits: the bounds of this process.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
@@ -67,6 +71,7 @@ class App:
         *actors: type[Actor],
         identify: Identify | None = None,
         mount: AsgiApp | None = None,
+        static: Mapping[str, str | Path] | None = None,
         store: str | Store = "sqlite:data",
         limits: Limits | None = None,
         outlets: Mapping[str, Outlet] | None = None,
@@ -76,6 +81,8 @@ class App:
         _refuse_same_names(self.actor_types)
         self.identify = identify
         self.mount = mount
+        names = [actor_type.route_name for actor_type in self.actor_types]
+        self.site = site_of(static or {}, mount, names)
         self.limits = limits or Limits()
         self.outlets = outlets or {}
         self.ready = False
@@ -232,8 +239,8 @@ class App:
         elif scope["type"] == "websocket" and (subscribe := self.subscriber(route)) is not None:
             exchange = AsgiExchange(scope | {"method": "GET"}, path, b"")
             await send_messages(subscribe, exchange, receive, send, self.limits)
-        elif self.mount is not None:
-            await self.mount(scope, receive, send)
+        elif self.site is not None:
+            await self.site(scope, receive, send)
         elif scope["type"] == "http":
             await answer_asgi(_Nothing(), path, path, scope, receive, send, self.limits)
         else:
