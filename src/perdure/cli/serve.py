@@ -129,7 +129,7 @@ class _Serving:
             self._lifespan = Lifespan(app.mount)
             await self._lifespan.startup()
         state = self._lifespan.state if self._lifespan else None
-        self._server = Server(app, app.site, app.limits, state=state)
+        self._server = Server(app, app.site, app.limits, state=state, compress=app.compress)
         await self._server.start([bound])
 
     async def _stop(self) -> None:

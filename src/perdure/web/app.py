@@ -34,6 +34,7 @@ from perdure.store.registry import Registry
 from perdure.store.url import registry_from_url, store_from_url
 from perdure.web.actor_route import ActorRoutes, Identify
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
+from perdure.web.compression import Compressing
 from perdure.web.live_asgi import send_messages
 from perdure.web.live_script import answer_script
 from perdure.web.shared import Subscribe
@@ -58,6 +59,9 @@ class App:
         mount: an ASGI application that gets every request which is not for an actor or a file.
         static: directories of files by the path under which they are served, as in
             `{"/assets": "public"}`.
+        compress: whether long answers of actors (under `perdure run`) and of the mounted app are
+            compressed for clients that accept it. Not where an answer holds a secret beside
+            something that an attacker may choose: its length would tell of the secret.
         store: `sqlite:DIRECTORY`, `memory:`, or a Store. `perdure run --data/--store` override it.
         limits: the bounds of this process.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
@@ -72,6 +76,7 @@ class App:
         identify: Identify | None = None,
         mount: AsgiApp | None = None,
         static: Mapping[str, str | Path] | None = None,
+        compress: bool = False,
         store: str | Store = "sqlite:data",
         limits: Limits | None = None,
         outlets: Mapping[str, Outlet] | None = None,
@@ -82,7 +87,9 @@ class App:
         self.identify = identify
         self.mount = mount
         names = [actor_type.route_name for actor_type in self.actor_types]
-        self.site = site_of(static or {}, mount, names)
+        self.compress = compress
+        answering = Compressing(mount) if compress and mount is not None else mount
+        self.site = site_of(static or {}, answering, names)
         self.limits = limits or Limits()
         self.outlets = outlets or {}
         self.ready = False

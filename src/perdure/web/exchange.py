@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.base.errors import DeadlineError
 from perdure.runtime.live import Subscription
+from perdure.web.compression import INLINE_BYTES_MAX, compressed, is_compressible
 from perdure.web.problems import CONTENT_TYPE, problem_of
 from perdure.web.replies import CLOSE_LINE, JSON, KEEP_ALIVE_LINE, DateLine, has_body, status_line
 
@@ -83,6 +84,7 @@ class Exchange(msgspec.Struct, eq=False):
             and not extra
             and content_type == JSON
             and not dates.closing
+            and len(body) <= dates.plain_bytes_max
         ):
             head = dates.json_ok
             connection.answer(self, b"%b%d\r\n\r\n%b" % (head, len(body), body))
@@ -118,7 +120,11 @@ class Exchange(msgspec.Struct, eq=False):
         return KEEP_ALIVE_LINE if self.http_version == "1.0" else b""
 
     def _rendered(self, status: int, body: bytes, content_type: bytes, extra: bytes) -> bytes:
-        lines = [status_line(status), self.connection.dates.line, self.connection_line(), extra]
+        dates = self.connection.dates
+        if dates.plain_bytes_max < len(body) <= INLINE_BYTES_MAX and is_compressible(content_type):
+            body, more = compressed(body, self.header(b"accept-encoding"))
+            extra += more
+        lines = [status_line(status), dates.line, self.connection_line(), extra]
         if has_body(status):
             lines.append(b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body)))
         lines.append(b"\r\n")

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from perdure.base.limits import Limits
+from perdure.web.compression import PLAIN_BYTES_MAX
 from perdure.web.http import HttpProtocol
 from perdure.web.shared import AsgiApp, Endpoint, Shared, logger
 
@@ -51,6 +52,7 @@ class Server:
         *,
         state: dict[str, Any] | None = None,
         root_path: str = "",
+        compress: bool = False,
         sweep_period_s: float = 1.0,
         drain_grace_s: float = 1.0,
     ) -> None:
@@ -62,11 +64,14 @@ class Server:
             limits: The bounds; only those of the web server are read.
             state: The lifespan state of the ASGI app; each scope gets a shallow copy.
             root_path: The path under which a proxy mounts this server.
+            compress: Whether long answers of actors are compressed for who accepts it.
             sweep_period_s: How often timeouts are looked at.
             drain_grace_s: How long idle connections may go on asking while the server drains.
         """
         self._limits = limits or Limits()
         self._shared = Shared(endpoint, asgi_app, self._limits, state or {}, root_path)
+        if compress:
+            self._shared.dates.plain_bytes_max = PLAIN_BYTES_MAX
         self._sweep_period_s = sweep_period_s
         self._drain_grace_s = drain_grace_s
         self._listeners: list[asyncio.Server] = []
