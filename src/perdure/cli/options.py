@@ -2,6 +2,7 @@
 
 import msgspec
 
+from perdure.cli.front import FrontOptions
 from perdure.runtime.place import Place
 
 
@@ -16,6 +17,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     waits: bool = False  # for a database that is away
     is_first: bool = True  # of those with its role: what concerns all of them, it says for them
     place: Place = Place()
+    front: FrontOptions = FrontOptions()
 
     def to_line(self) -> bytes:
         """As a line for the descriptor that a process inherits; `options_from_line` reads it.

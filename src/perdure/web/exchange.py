@@ -59,6 +59,10 @@ class Exchange(msgspec.Struct, eq=False):
     closed: bool = False
     replied: bool = False
     ready: bytes | None = None  # a reply that waits for earlier ones
+    request_id: bytes = b""  # this and what follows: only where an Edge looks at requests
+    began_s: float = 0.0
+    status: int = 0
+    sent_bytes: int = 0  # of an answer in several parts, all but the last
     expires_s: float = 0.0  # by the sweeper's clock; set at the first sweep that sees it
 
     def header(self, name: bytes) -> bytes | None:
@@ -119,12 +123,17 @@ class Exchange(msgspec.Struct, eq=False):
             return CLOSE_LINE
         return KEEP_ALIVE_LINE if self.http_version == "1.0" else b""
 
+    def id_line(self) -> bytes:
+        """The header line with the request's id, if it has one."""
+        return b"x-request-id: %b\r\n" % self.request_id if self.request_id else b""
+
     def _rendered(self, status: int, body: bytes, content_type: bytes, extra: bytes) -> bytes:
         dates = self.connection.dates
         if dates.plain_bytes_max < len(body) <= INLINE_BYTES_MAX and is_compressible(content_type):
             body, more = compressed(body, self.header(b"accept-encoding"))
             extra += more
-        lines = [status_line(status), dates.line, self.connection_line(), extra]
+        self.status = status
+        lines = [status_line(status), dates.line, self.connection_line(), self.id_line(), extra]
         if has_body(status):
             lines.append(b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body)))
         lines.append(b"\r\n")

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from perdure.base.limits import Limits
 from perdure.runtime.live import Subscription
+from perdure.web.edge import Edge
 from perdure.web.exchange import Exchange
 from perdure.web.replies import DateLine
 
@@ -67,6 +68,7 @@ class Shared:
         "connections_refused",
         "connections_total",
         "dates",
+        "edge",
         "endpoint",
         "expects_requests",
         "limits",
@@ -91,6 +93,7 @@ class Shared:
         self.limits = limits
         self.state = state
         self.root_path = root_path
+        self.edge: Edge | None = None
         self.dates = DateLine()
         self.expects_requests = True  # also on connections that have brought none so far
         self.connections: set[Tracked] = set()
