@@ -39,6 +39,30 @@ _Audience = Annotated[
         " at the next ports if there are several processes."
     ),
 ]
+_TlsCert = Annotated[str | None, typer.Option(help="PEM file: serve HTTPS with this certificate.")]
+_TlsKey = Annotated[str | None, typer.Option(help="PEM file: its private key.")]
+_TrustProxy = Annotated[
+    list[str] | None, typer.Option(help="Network of proxies whose X-Forwarded-For is believed.")
+]
+_AccessLog = Annotated[bool, typer.Option(help="Log each request, and give it an id.")]
+_ClusterListen = Annotated[
+    str | None, typer.Option(help="HOST:PORT for the processes of other machines.")
+]
+_Advertise = Annotated[
+    str | None, typer.Option(help="HOST:PORT where those reach --cluster-listen.")
+]
+_ClusterKeyFile = Annotated[
+    Path | None, typer.Option(help="File with the key that all machines share.")
+]
+_ClusterCert = Annotated[
+    Path | None, typer.Option(help="PEM file: TLS certificate for other processes.")
+]
+_ClusterCertKey = Annotated[
+    Path | None, typer.Option(help="PEM file: the certificate's private key.")
+]
+_ClusterAuthority = Annotated[
+    Path | None, typer.Option(help="PEM file: who must have signed theirs.")
+]
 
 
 @cli.command()
@@ -58,25 +82,16 @@ def run(
         int | None,
         typer.Option(min=0, max=STATE_MAX, help="Processes that own actors, beside --web."),
     ] = None,
-    cluster_listen: Annotated[
-        str | None, typer.Option(help="HOST:PORT for the processes of other machines.")
-    ] = None,
-    advertise: Annotated[
-        str | None, typer.Option(help="HOST:PORT where those reach --cluster-listen.")
-    ] = None,
-    cluster_key_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the key that all share; or set PERDURE_CLUSTER_KEY."),
-    ] = None,
-    cluster_cert: Annotated[
-        Path | None, typer.Option(help="PEM file: TLS certificate for other processes.")
-    ] = None,
-    cluster_cert_key: Annotated[
-        Path | None, typer.Option(help="PEM file: the certificate's private key.")
-    ] = None,
-    cluster_ca: Annotated[
-        Path | None, typer.Option(help="PEM file: who must have signed theirs.")
-    ] = None,
+    cluster_listen: _ClusterListen = None,
+    advertise: _Advertise = None,
+    cluster_key_file: _ClusterKeyFile = None,
+    cluster_cert: _ClusterCert = None,
+    cluster_cert_key: _ClusterCertKey = None,
+    cluster_ca: _ClusterAuthority = None,
+    tls_cert: _TlsCert = None,
+    tls_key: _TlsKey = None,
+    trust_proxy: _TrustProxy = None,
+    access_log: _AccessLog = False,
     supervisor: Annotated[bool, typer.Option(help="Start a process again that died.")] = True,
     metrics: _Audience = "local",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "warning",
@@ -89,11 +104,22 @@ def run(
 
     Example: perdure run app.py --listen 127.0.0.1:9000 --web 2
     """
+    from perdure.cli.front import FrontOptions
     from perdure.cli.options import ServeOptions
     from perdure.cli.run import RunOptions, run_app
 
+    front = FrontOptions(
+        certificate=tls_cert,
+        private_key=tls_key,
+        trusted=tuple(trust_proxy or ()),
+        access_log=access_log,
+    )
     options = ServeOptions(
-        target=target, stores=_stores(store, data), log_level=log_level, log_format=log_format
+        target=target,
+        stores=_stores(store, data),
+        log_level=log_level,
+        log_format=log_format,
+        front=front,
     )
     cluster = ClusterOptions(
         listen=cluster_listen,

@@ -16,10 +16,18 @@ def greeting(
     layout: Layout,
 ) -> str:
     """What `perdure run` says once everything serves."""
-    what = f"serving {options.target} on {url_of(bound)}" if bound else f"running {options.target}"
+    what = (
+        f"serving {options.target} on {_url(options, bound)}"
+        if bound
+        else f"running {options.target}"
+    )
     parts = (str(layout), _all_data(options.stores), _metrics(metrics))
     told = [text for text in parts if text]
     return f"Perdure is {what} ({'; '.join(told)})"
+
+
+def _url(options: ServeOptions, bound: socket.socket) -> str:
+    return options.front.scheme + url_of(bound).removeprefix("http")
 
 
 def _all_data(stores: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import msgspec
 
 from perdure.base.metrics import Audience
+from perdure.cli.front import FrontOptions
 from perdure.runtime.place import Place
 
 
@@ -18,6 +19,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     is_first: bool = True  # of those with its role: what concerns all of them, it says for them
     place: Place = Place()
     metrics: Audience = "local"  # who may ask for them where requests come in
+    front: FrontOptions = FrontOptions()
 
     def to_line(self) -> bytes:
         """As a line for the descriptor that a process inherits; `options_from_line` reads it.

@@ -8,6 +8,7 @@ from perdure.base.metrics import Audience
 from perdure.cli.address import bind, bind_row
 from perdure.cli.cluster_key import is_read_by_others
 from perdure.cli.failures import Failure
+from perdure.cli.front import check_front
 from perdure.cli.layout import ClusterOptions, check_cluster, layout_of
 from perdure.cli.options import ServeOptions
 from perdure.cli.places import Places
@@ -34,6 +35,7 @@ def run_app(options: ServeOptions, run: RunOptions) -> int:
     _check("--log-format", options.log_format, _FORMATS)
     for store in options.stores:
         _check_store(store)
+    check_front(options.front)
     layout = layout_of(run.web, run.state, options.stores)
     check_cluster(run.cluster, layout)
     if not (run.with_supervisor or layout.is_one):

@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import sys
+from ipaddress import ip_network
 
 import uvloop
 
@@ -33,7 +34,9 @@ from perdure.cli.supervised import Supervision, receive_line
 from perdure.cli.waiting import reach_database
 from perdure.web.app import App, Teller
 from perdure.web.asgi import Lifespan
+from perdure.web.edge import Edge
 from perdure.web.server import Server
+from perdure.web.tls import Certificate
 
 log = logging.getLogger("perdure.server")
 
@@ -56,6 +59,8 @@ def serve(
         supervision: says when to begin, and hears when it serves.
     """
     set_up_logs(options.log_level, options.log_format)
+    if options.front.access_log:
+        logging.getLogger("perdure.access").setLevel(logging.INFO)
     try:
         app = load_app(options.target)
         if supervision is not None:
@@ -95,6 +100,7 @@ class _Serving:
         self._supervision = supervision
         self._server: Server | None = None
         self._lifespan: Lifespan | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._ended_by: str | None = None
         self._exit_code = 0
 
@@ -147,11 +153,24 @@ class _Serving:
             self._lifespan = Lifespan(app.mount)
             await self._lifespan.startup()
         state = self._lifespan.state if self._lifespan else None
-        self._server = Server(app, app.mount, app.limits, state=state)
+        front = self._options.front
+        edge = None
+        if front.needs_edge:
+            edge = Edge(map(ip_network, front.trusted), with_log=front.access_log)
+        self._server = Server(
+            app, app.site, app.limits, state=state, compress=app.compress, edge=edge
+        )
         app.metrics.add("server", self._server.families)
-        await self._server.start([bound])
+        context = None
+        if front.certificate is not None and front.private_key is not None:
+            certificate = _certificate(front.certificate, front.private_key)
+            context = certificate.context
+            self._watching = asyncio.create_task(certificate.watch())
+        await self._server.start([bound], context)
 
     async def _stop(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
         if self._server is not None:
             # The grace lets a balancer notice. Nobody balances before a terminal with a Ctrl-C.
             await self._server.drain(grace_s=0 if self._ended_by == "SIGINT" else None)
@@ -199,6 +218,13 @@ class _Serving:
         else:
             metrics = [] if self._metrics is None else [self._metrics]
             print(greeting(self._options, self._bound, metrics, Layout()), flush=True)  # noqa: T201
+
+
+def _certificate(chain: str, private_key: str) -> Certificate:
+    try:
+        return Certificate(chain, private_key)
+    except OSError as error:
+        raise Failure(f"--tls-cert {chain} with --tls-key {private_key}: {error}") from None
 
 
 def _warn_if_open(app: App, bound: socket.socket) -> None:

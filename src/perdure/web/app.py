@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,11 +35,13 @@ from perdure.store.registry import Registry
 from perdure.store.url import registry_from_url, store_from_url
 from perdure.web.actor_route import ActorRoutes, Identify
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
+from perdure.web.compression import Compressing
 from perdure.web.live_asgi import send_messages
 from perdure.web.live_script import answer_script
 from perdure.web.metrics import Metrics, call_families
 from perdure.web.process_families import LoopLag, process_families
 from perdure.web.shared import Subscribe
+from perdure.web.sites import site_of
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -58,7 +61,12 @@ class App:
         actors: the classes; their names must differ.
         identify: turns a request (a Starlette `HTTPConnection`) into a `Caller`, or None for a
             guest; may be async. With it, exposed methods are for signed-in callers by default.
-        mount: an ASGI application that gets every request which is not for an actor.
+        mount: an ASGI application that gets every request which is not for an actor or a file.
+        static: directories of files by the path under which they are served, as in
+            `{"/assets": "public"}`.
+        compress: whether long answers of actors (under `perdure run`) and of the mounted app are
+            compressed for clients that accept it. Not where an answer holds a secret beside
+            something that an attacker may choose: its length would tell of the secret.
         store: `sqlite:DIRECTORY`, `memory:`, or a Store. `perdure run --data/--store` override it.
         limits: the bounds of this process.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
@@ -72,6 +80,8 @@ class App:
         *actors: type[Actor],
         identify: Identify | None = None,
         mount: AsgiApp | None = None,
+        static: Mapping[str, str | Path] | None = None,
+        compress: bool = False,
         store: str | Store = "sqlite:data",
         limits: Limits | None = None,
         outlets: Mapping[str, Outlet] | None = None,
@@ -81,6 +91,10 @@ class App:
         _refuse_same_names(self.actor_types)
         self.identify = identify
         self.mount = mount
+        names = [actor_type.route_name for actor_type in self.actor_types]
+        self.compress = compress
+        answering = Compressing(mount) if compress and mount is not None else mount
+        self.site = site_of(static or {}, answering, names)
         self.limits = limits or Limits()
         self.outlets = outlets or {}
         self.ready = False
@@ -249,8 +263,8 @@ class App:
         elif scope["type"] == "websocket" and (subscribe := self.subscriber(route)) is not None:
             exchange = AsgiExchange(scope | {"method": "GET"}, path, b"")
             await send_messages(subscribe, exchange, receive, send, self.limits)
-        elif self.mount is not None:
-            await self.mount(scope, receive, send)
+        elif self.site is not None:
+            await self.site(scope, receive, send)
         elif scope["type"] == "http":
             await answer_asgi(_Nothing(), path, path, scope, receive, send, self.limits)
         else:

@@ -209,6 +209,7 @@ class AsgiCall:
             self._connection.answer(self._exchange, data)
             self._wake()
         elif data:
+            self._exchange.sent_bytes += len(data)
             self._connection.transport.write(data)
 
     def _head(self, body_bytes: int, *, is_last: bool) -> bytes:
@@ -217,6 +218,7 @@ class AsgiCall:
         took_s = asyncio.get_running_loop().time() - self._began_s
         self._connection.shared.app_took[status // 100].add(took_s)
         exchange = self._exchange
+        exchange.status = status
         names = dict(headers)
         if names.get(b"connection", b"").lower() == b"close":
             exchange.keep_alive = False
@@ -237,7 +239,8 @@ class AsgiCall:
         date = b"" if b"date" in names else self._connection.dates.line
         lines = header_lines(headers)
         connection = exchange.connection_line()
-        return b"".join((status_line(status), date, lines, framing, connection, b"\r\n"))
+        own = b"" if b"x-request-id" in names else exchange.id_line()
+        return b"".join((status_line(status), date, lines, own, framing, connection, b"\r\n"))
 
     def _framed(self, body: bytes, *, is_last: bool) -> bytes:
         if self._is_chunked:

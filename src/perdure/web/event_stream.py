@@ -66,9 +66,10 @@ class EventStream(ClientTransport):
             self.transport.resume_reading()  # to hear when the client goes
         self.transport.set_write_buffer_limits(0)
         self._exchange.replied = True
+        self._exchange.status = 200
         self.transport.write(
-            b"HTTP/1.1 200 OK\r\n%b%bconnection: close\r\n\r\n%b"
-            % (self.shared.dates.line, EVENT_STREAM_LINES, retry_line())
+            b"HTTP/1.1 200 OK\r\n%b%b%bconnection: close\r\n\r\n%b"
+            % (self.shared.dates.line, self._exchange.id_line(), EVENT_STREAM_LINES, retry_line())
         )
         self._subscription.listener = self
         self._subscription.tell()
@@ -112,6 +113,8 @@ class EventStream(ClientTransport):
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
+        if self.shared.edge is not None:
+            self.shared.edge.log(self._exchange)
         self._exchange.closed = True
         self._subscription.close()
 

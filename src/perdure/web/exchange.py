@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.base.errors import DeadlineError
 from perdure.runtime.live import Subscription
+from perdure.web.compression import INLINE_BYTES_MAX, compressed, is_compressible
 from perdure.web.problems import CONTENT_TYPE, problem_of
 from perdure.web.replies import CLOSE_LINE, JSON, KEEP_ALIVE_LINE, DateLine, has_body, status_line
 
@@ -59,6 +60,10 @@ class Exchange(msgspec.Struct, eq=False):
     closed: bool = False
     replied: bool = False
     ready: bytes | None = None  # a reply that waits for earlier ones
+    request_id: bytes = b""  # this and what follows: only where an Edge looks at requests
+    began_s: float = 0.0
+    status: int = 0
+    sent_bytes: int = 0  # of an answer in several parts, all but the last
     expires_s: float = 0.0  # by the sweeper's clock; set at the first sweep that sees it
 
     def header(self, name: bytes) -> bytes | None:
@@ -85,6 +90,7 @@ class Exchange(msgspec.Struct, eq=False):
             and not extra
             and content_type == JSON
             and not dates.closing
+            and len(body) <= dates.plain_bytes_max
         ):
             head = dates.json_ok
             connection.answer(self, b"%b%d\r\n\r\n%b" % (head, len(body), body))
@@ -119,8 +125,17 @@ class Exchange(msgspec.Struct, eq=False):
             return CLOSE_LINE
         return KEEP_ALIVE_LINE if self.http_version == "1.0" else b""
 
+    def id_line(self) -> bytes:
+        """The header line with the request's id, if it has one."""
+        return b"x-request-id: %b\r\n" % self.request_id if self.request_id else b""
+
     def _rendered(self, status: int, body: bytes, content_type: bytes, extra: bytes) -> bytes:
-        lines = [status_line(status), self.connection.dates.line, self.connection_line(), extra]
+        dates = self.connection.dates
+        if dates.plain_bytes_max < len(body) <= INLINE_BYTES_MAX and is_compressible(content_type):
+            body, more = compressed(body, self.header(b"accept-encoding"))
+            extra += more
+        self.status = status
+        lines = [status_line(status), dates.line, self.connection_line(), self.id_line(), extra]
         if has_body(status):
             lines.append(b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body)))
         lines.append(b"\r\n")

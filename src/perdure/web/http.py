@@ -58,6 +58,7 @@ class HttpProtocol(ClientTransport):
         self.replies = shared.replies
         self._match = shared.endpoint.match
         self._handle = shared.endpoint.handle
+        self._edge = shared.edge
         self._depth_max = shared.limits.pipeline_depth_max
         self._one_bite_bytes = min(_ONE_BITE_BYTES, shared.limits.header_bytes_max)
         self._bite_bytes = min(_BITE_BYTES, shared.limits.header_bytes_max)
@@ -131,6 +132,8 @@ class HttpProtocol(ClientTransport):
         while self._pipeline:
             exchange = self._pipeline.popleft()
             exchange.closed = True
+            if self._edge is not None:
+                self._edge.log(exchange)
             if exchange.call is not None:
                 exchange.call.disconnect()
 
@@ -189,6 +192,8 @@ class HttpProtocol(ClientTransport):
             keep_alive and version == "1.1" and method != b"HEAD",
             self._match(method, path),
         )
+        if self._edge is not None:
+            self._edge.note(exchange)
         self._phase = _BODY
         self._body_bytes = 0
         self._raw_bytes = 0
@@ -234,6 +239,8 @@ class HttpProtocol(ClientTransport):
 
     def answer(self, exchange: Exchange, data: bytes) -> None:
         """Writes the whole reply, or the rest of it, when all earlier replies are written."""
+        if self._edge is not None:
+            self._edge.log(exchange, len(data))
         pipeline = self._pipeline
         if pipeline[0] is not exchange:
             exchange.ready = data
@@ -548,6 +555,8 @@ class HttpProtocol(ClientTransport):
         exchange = Exchange(
             b"", b"", b"", [], {}, self.client, self.scheme, "1.1", self, False, False
         )
+        if self._edge is not None:
+            self._edge.note(exchange)
         self._pipeline.append(exchange)
         return exchange
 

@@ -10,6 +10,7 @@ Invariants:
 """
 
 import re
+import sys
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
@@ -36,10 +37,11 @@ class DateLine:
     being wound up. Both live here because every reply reads this object anyway.
     """
 
-    __slots__ = ("closing", "json_ok", "line", "now_s")
+    __slots__ = ("closing", "json_ok", "line", "now_s", "plain_bytes_max")
 
     def __init__(self) -> None:
         self.closing = False
+        self.plain_bytes_max = sys.maxsize  # a longer body is compressed
         self.now_s = time.monotonic()
         self.refresh(time.time())
 

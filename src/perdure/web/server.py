@@ -19,6 +19,8 @@ import msgspec
 
 from perdure.base.limits import Limits
 from perdure.base.metrics import Family, counter, gauge
+from perdure.web.compression import PLAIN_BYTES_MAX
+from perdure.web.edge import Edge
 from perdure.web.http import HttpProtocol
 from perdure.web.shared import AsgiApp, Endpoint, Shared, logger
 
@@ -52,6 +54,8 @@ class Server:
         *,
         state: dict[str, Any] | None = None,
         root_path: str = "",
+        compress: bool = False,
+        edge: Edge | None = None,
         sweep_period_s: float = 1.0,
         drain_grace_s: float = 1.0,
     ) -> None:
@@ -63,11 +67,16 @@ class Server:
             limits: The bounds; only those of the web server are read.
             state: The lifespan state of the ASGI app; each scope gets a shallow copy.
             root_path: The path under which a proxy mounts this server.
+            compress: Whether long answers of actors are compressed for who accepts it.
+            edge: What looks at every request: its origin, its id, its line in the access log.
             sweep_period_s: How often timeouts are looked at.
             drain_grace_s: How long idle connections may go on asking while the server drains.
         """
         self._limits = limits or Limits()
         self._shared = Shared(endpoint, asgi_app, self._limits, state or {}, root_path)
+        self._shared.edge = edge
+        if compress:
+            self._shared.dates.plain_bytes_max = PLAIN_BYTES_MAX
         self._sweep_period_s = sweep_period_s
         self._drain_grace_s = drain_grace_s
         self._listeners: list[asyncio.Server] = []

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from perdure.base.limits import Limits
 from perdure.base.metrics import Histogram, seconds
 from perdure.runtime.live import Subscription
+from perdure.web.edge import Edge
 from perdure.web.exchange import Exchange
 from perdure.web.replies import DateLine
 
@@ -70,6 +71,7 @@ class Shared:
         "connections_refused",
         "connections_total",
         "dates",
+        "edge",
         "endpoint",
         "expects_requests",
         "limits",
@@ -95,6 +97,7 @@ class Shared:
         self.limits = limits
         self.state = state
         self.root_path = root_path
+        self.edge: Edge | None = None
         self.dates = DateLine()
         self.expects_requests = True  # also on connections that have brought none so far
         self.connections: set[Tracked] = set()

@@ -48,9 +48,7 @@ _HANDSHAKE = frozenset(
 class HttpSide(asgi.AsgiConnection, Protocol):
     """What a WebSocket takes over from the connection it began on."""
 
-    client: tuple[str, int] | None
     server: tuple[str, int] | None
-    scheme: str
     is_write_paused: bool
 
 
@@ -75,8 +73,8 @@ class WebSocketConnection(ClientTransport):
         super().__init__(http.shared)
         self._http = http
         self._exchange = exchange
-        self.client, self.server = http.client, http.server
-        self.scheme = "wss" if http.scheme == "https" else "ws"
+        self.client, self.server = exchange.client, http.server
+        self.scheme = "wss" if exchange.scheme == "https" else "ws"
         self._frames = ServerProtocol(
             extensions=self.extensions,
             max_size=http.shared.limits.websocket_message_bytes_max,
@@ -150,6 +148,8 @@ class WebSocketConnection(ClientTransport):
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         self.shared.websockets -= 1
+        if self.shared.edge is not None:
+            self.shared.edge.log(self._exchange)
         self._exchange.closed = True
         self._end(CloseCode.ABNORMAL_CLOSURE)
 
@@ -355,9 +355,10 @@ class WebSocketConnection(ClientTransport):
         self._frames.send_response(response)  # moves the library's state on
         self._frames.data_to_send()  # and this is its rendering, which ours replaces
         self._exchange.replied = True
+        self._exchange.status = 101
         self._is_open = True
-        head = b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % header_lines(checked_headers(lines))
-        self.transport.write(head)
+        said = header_lines(checked_headers(lines)) + self._exchange.id_line()
+        self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % said)
 
     def _handshake(self) -> Response:
         # The library's parser has to see the request, but has limits of its own: so it gets

@@ -99,7 +99,7 @@ async def serving(app: App, **options: Any) -> AsyncIterator[tuple[int, Server]]
     """The App, which runs, on a port of its own."""
     bound = socket.create_server(("127.0.0.1", 0))
     port: int = bound.getsockname()[1]
-    server = Server(app, app.mount, app.limits, sweep_period_s=0.02, drain_grace_s=0, **options)
+    server = Server(app, app.site, app.limits, sweep_period_s=0.02, drain_grace_s=0, **options)
     await server.start([bound])
     try:
         yield port, server
