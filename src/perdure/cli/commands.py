@@ -39,6 +39,13 @@ _Audience = Annotated[
         " at the next ports if there are several processes."
     ),
 ]
+_Web = Annotated[
+    int | None,
+    typer.Option(min=0, max=WEB_MAX, help="Processes that serve HTTP, apart from the actors."),
+]
+_State = Annotated[
+    int | None, typer.Option(min=0, max=STATE_MAX, help="Processes that own actors, beside --web.")
+]
 _TlsCert = Annotated[str | None, typer.Option(help="PEM file: serve HTTPS with this certificate.")]
 _TlsKey = Annotated[str | None, typer.Option(help="PEM file: its private key.")]
 _TrustProxy = Annotated[
@@ -74,14 +81,8 @@ def run(
         typer.Option(help="Store URL instead of --data: sqlite:DIR, memory: or postgresql://…"),
     ] = None,
     listen: Annotated[str, typer.Option(help="HOST:PORT")] = "127.0.0.1:8000",
-    web: Annotated[
-        int | None,
-        typer.Option(min=0, max=WEB_MAX, help="Processes that serve HTTP, apart from the actors."),
-    ] = None,
-    state: Annotated[
-        int | None,
-        typer.Option(min=0, max=STATE_MAX, help="Processes that own actors, beside --web."),
-    ] = None,
+    web: _Web = None,
+    state: _State = None,
     cluster_listen: _ClusterListen = None,
     advertise: _Advertise = None,
     cluster_key_file: _ClusterKeyFile = None,

@@ -10,18 +10,16 @@ Invariants:
 
 import ipaddress
 import logging
-import re
 import time
 from collections.abc import Iterable
 from functools import lru_cache
 
-from perdure.base.ids import new_id
+from perdure.base.request_ids import RequestIds, current_request_id, request_id_of
 from perdure.web.exchange import Exchange
 from perdure.web.forwarded import Network, Origin, origin_of
 
 logger = logging.getLogger("perdure.access")
 
-_ID = re.compile(rb"[A-Za-z0-9._:=+/@-]{1,128}")
 _NAME = b"x-request-id"
 _PATH_BYTES_MAX = 1024  # in a line
 
@@ -31,6 +29,7 @@ class Edge:
 
     def __init__(self, trusted: Iterable[Network] = (), *, with_log: bool = False) -> None:
         networks = tuple(trusted)
+        self._ids = RequestIds()
         self._with_log = with_log
 
         @lru_cache(maxsize=4096)
@@ -51,10 +50,12 @@ class Edge:
             origin = origin_of(peer, exchange.header, self._is_trusted)
             exchange.client, exchange.scheme = origin.client, origin.scheme
         given = exchange.fields.get(_NAME)
-        if given is not None and _ID.fullmatch(given):
-            exchange.request_id = given
+        name = None if given is None else request_id_of(given)
+        told = name or self._ids.next()
+        current_request_id.set(told)  # all that is done for it begins before the next request
+        exchange.request_id = told.encode()
+        if name is not None:
             return
-        exchange.request_id = new_id().encode()
         if given is not None:
             exchange.headers = [header for header in exchange.headers if header[0] != _NAME]
         exchange.headers.append((_NAME, exchange.request_id))
