@@ -222,7 +222,7 @@ class Activation:
             except PerdureError as error:
                 turn.fail(error)
                 return
-        self._host.measures.begun[turn.method] += 1
+        turn.method.begun += 1
         if turn.method.can_wait or asking is not None:
             if turn.holds_alone:
                 self.running = turn

@@ -1,12 +1,13 @@
 """What is counted about the turns of one process."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from perdure.base.metrics import Family, Histogram, Labels, seconds
 
 if TYPE_CHECKING:
-    from perdure.actor.methods import Method
+    from perdure.actor.methods import ActorType, Method
 
 
 class TurnMeasures:
@@ -16,10 +17,11 @@ class TurnMeasures:
     of the processor, and reading the clock twice would be a fair part of them.
     """
 
-    __slots__ = ("begun", "failed", "waited", "waiting_turns")
+    __slots__ = ("_begun_before", "failed", "waited", "waiting_turns")
 
-    def __init__(self) -> None:
-        self.begun: defaultdict[Method, int] = defaultdict(int)
+    def __init__(self, actor_types: "Iterable[ActorType]") -> None:
+        # of another node in this process, as in tests
+        self._begun_before = {method: method.begun for method in _methods_of(actor_types)}
         self.failed: defaultdict[Method, int] = defaultdict(int)
         self.waited: Histogram = seconds()  # in mailboxes, of those that had to
         self.waiting_turns: defaultdict[Method, Histogram] = defaultdict(seconds)
@@ -31,7 +33,11 @@ class TurnMeasures:
                 "perdure_turns",
                 "counter",
                 "Turns that began.",
-                [(_names(method), count) for method, count in self.begun.items()],
+                [
+                    (_names(method), method.begun - before)
+                    for method, before in self._begun_before.items()
+                    if method.begun > before
+                ],
             ),
             Family(
                 "perdure_turns_failed",
@@ -52,6 +58,13 @@ class TurnMeasures:
                 [(_names(method), one) for method, one in self.waiting_turns.items()],
             ),
         ]
+
+
+def _methods_of(actor_types: "Iterable[ActorType]") -> "Iterator[Method]":
+    for actor_type in actor_types:
+        yield from actor_type.methods.values()
+        if actor_type.live_fields is not None:
+            yield actor_type.live_fields
 
 
 def _names(method: "Method") -> Labels:

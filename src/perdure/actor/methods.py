@@ -38,6 +38,7 @@ class Method:
     __slots__ = (
         "actor_type",
         "arguments_type",
+        "begun",
         "can_wait",
         "decode_arguments",
         "decode_result",
@@ -54,6 +55,7 @@ class Method:
         self.function = function
         self.options: MethodOptions = options_of(function)
         self.read = self.options.read
+        self.begun = 0  # turns, since the process started; here, since nothing is faster to reach
         self.can_wait = _can_wait(function)
         self.arguments_type, result_type = _signature(actor_type.actor_class, name, function)
         self.decode_arguments = _decoder(f"{self}: its parameters", self.arguments_type)

@@ -1,4 +1,4 @@
-"""The trail: what outside has to do with a piece of work, for logs and traces.
+"""The trail: what outside has to do with a piece of work, for logs.
 
 It goes along wherever the work goes: from a request to its turn, to the calls which that makes,
 over the wire, and into messages. Nobody decides anything by it.
@@ -8,8 +8,6 @@ import msgspec
 
 
 class Trail(msgspec.Struct, array_like=True, frozen=True):
-    """Which request it is, and which span of a trace."""
+    """Which request it is. An array on the wire, so that more can follow."""
 
     request_id: str = ""  # see `base.request_ids`; no idempotency key
-    traceparent: str = ""  # of W3C Trace Context, as is the next
-    tracestate: str = ""

@@ -108,10 +108,10 @@ class _Serving:
         self._end = asyncio.Event()
         options, place = self._options, self._options.place
         wanted = options.stores if place.role == "web" else [options.stores[place.cell]]
-        await reach_database(wanted, waits=options.waits or options.is_again)
         self._app.metrics.audience = options.metrics
         self._app.metrics.process = place.name
         await self._tell_metrics()
+        await reach_database(wanted, waits=options.waits or options.is_again)
         await self._app.start(options.stores, self._on_broken, place)
         await self._reach_owners()
         if self._bound is not None:

@@ -36,7 +36,7 @@ class Call(msgspec.Struct, array_like=True, tag=1):
     chain: list[tuple[str, str]] = []  # actors that wait for the answer, outermost first
     standing: list[int] = []  # the incarnations that own them, and must when this commits
     block: int = 0  # the id of the Open whose transaction it is part of
-    trail: Trail | None = None  # for logs and traces
+    trail: Trail | None = None  # for logs
 
 
 class Answer(msgspec.Struct, array_like=True, tag=2):

@@ -83,7 +83,7 @@ class Node:
         self.now_s = self._clock.monotonic_s  # itself, not a method around it: each call asks
         self.wall_ms = self._clock.wall_ms
         self.outlets = outlets or {}
-        self.measures = TurnMeasures()
+        self.measures = TurnMeasures(actor_types)
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
         self.live = self._live_hub()

@@ -20,7 +20,6 @@ from starlette.requests import HTTPConnection
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import Caller
-from perdure.actor.trail import trail_here
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     BadArgumentsError,
@@ -32,6 +31,8 @@ from perdure.base.errors import (
     StoppingError,
 )
 from perdure.base.keys import key_of_path_segment
+from perdure.base.request_ids import current_request_id
+from perdure.base.trail import Trail
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
@@ -56,11 +57,8 @@ class HttpTurn(Turn, kw_only=True):
     node: "Node | Gateway"
     meter: CallMeter
 
-    def _took_s(self) -> float:
-        return self.node.now_s() - self.deadline_s + self.meter.timeout_s
-
     def succeed(self, body: bytes) -> None:
-        self.meter.ok.add(self._took_s())
+        self.meter.note(self.node.now_s() - self.deadline_s)
         if self.replayed:
             self.exchange.reply(200, body, extra=_REPLAYED)
         else:
@@ -71,7 +69,8 @@ class HttpTurn(Turn, kw_only=True):
             return
         if not isinstance(error, PerdureError):
             log.error("turn failed", exc_info=error, extra=self.names())
-        self.meter.failed(getattr(error, "status", 500), self._took_s())
+        past_deadline_s = self.node.now_s() - self.deadline_s
+        self.meter.failed(getattr(error, "status", 500), past_deadline_s)
         self.exchange.reply_problem(error)
 
 
@@ -99,6 +98,11 @@ class ActorRoutes:
             for exposed in self._exposed.values()
             for method in exposed.values()
         }
+
+    def fold(self) -> None:
+        """Count the calls that ended since the last time."""
+        for meter in self.meters.values():
+            meter.fold()
 
     def match(self, _method: bytes, path: bytes) -> list[bytes] | None:
         """The path's parts if it is `/{known class}/{key}/{method}`, perhaps with `/live`."""
@@ -160,13 +164,14 @@ class ActorRoutes:
         caller: Caller | None,
         request_id: str | None,
     ) -> None:
+        name = current_request_id.get()
         turn = HttpTurn(
             method,
             self._arguments(method, exchange),
             deadline_s=self._node.now_s() + self._node.limits.call_timeout_s,
             caller=caller,
             request_id=request_id,
-            trail=trail_here(),
+            trail=None if name is None else Trail(name),
             exchange=exchange,
             node=self._node,
             meter=self.meters[method],

@@ -101,7 +101,7 @@ class App:
         self.metrics = Metrics()
         self.metrics.add("process", process_families)
         self.metrics.add("ready", self._ready_family)
-        self._loop_lag = LoopLag()
+        self._loop_lag = LoopLag(self._fold)
         self._clock = clock
         self._store = store
         self._starting = asyncio.Lock()
@@ -192,6 +192,10 @@ class App:
         _traceback: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    def _fold(self) -> None:
+        if self._routes is not None:
+            self._routes.fold()
 
     def _ready_family(self) -> list[Family]:
         return [gauge("perdure_ready", "What `/-/ready` says: 1 for yes.", self.is_ready)]

@@ -24,7 +24,7 @@ class Connection(Protocol):
     """What an exchange needs of the connection it came on."""
 
     dates: DateLine
-    replies: list[int]  # how many were given, by the class of their status
+    replies: list[int]  # how many were given, by the class of their status, without plain ones
 
     def answer(self, exchange: "Exchange", data: bytes) -> None:
         """Writes `data`, the whole reply, as soon as all earlier replies are written."""
@@ -82,7 +82,6 @@ class Exchange(msgspec.Struct, eq=False):
         assert not self.replied, "an exchange was replied to twice"
         self.replied = True
         connection = self.connection
-        connection.replies[status // 100] += 1
         dates = connection.dates
         if (
             status == 200
@@ -93,8 +92,10 @@ class Exchange(msgspec.Struct, eq=False):
             and len(body) <= dates.plain_bytes_max
         ):
             head = dates.json_ok
+            dates.plain_replies += 1
             connection.answer(self, b"%b%d\r\n\r\n%b" % (head, len(body), body))
         else:
+            connection.replies[status // 100] += 1
             connection.answer(self, self._rendered(status, body, content_type, extra))
 
     def stream(self, subscription: Subscription) -> None:

@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +18,14 @@ _STARTED_AT_S = time.time()
 
 
 class LoopLag:
-    """How late the event loop comes to what is due: what blocks it shows here first."""
+    """How late the event loop comes to what is due: what blocks it shows here first.
 
-    def __init__(self) -> None:
+    Args:
+        on_look: called each time as well, when the time that counts is taken.
+    """
+
+    def __init__(self, on_look: Callable[[], None]) -> None:
+        self._on_look = on_look
         self._lag: Histogram = seconds()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -42,6 +47,7 @@ class LoopLag:
 
     def _look(self) -> None:
         self._lag.add(self._loop.time() - self._due_s)
+        self._on_look()
         self._wait()
 
     def families(self) -> list[Family]:

@@ -37,11 +37,12 @@ class DateLine:
     being wound up. Both live here because every reply reads this object anyway.
     """
 
-    __slots__ = ("closing", "json_ok", "line", "now_s", "plain_bytes_max")
+    __slots__ = ("closing", "json_ok", "line", "now_s", "plain_bytes_max", "plain_replies")
 
     def __init__(self) -> None:
         self.closing = False
         self.plain_bytes_max = sys.maxsize  # a longer body is compressed
+        self.plain_replies = 0  # 200 with JSON and nothing else, as most are
         self.now_s = time.monotonic()
         self.refresh(time.time())
 

@@ -142,9 +142,9 @@ class Server:
                 "counter",
                 "Replies to calls of actors, and all others that the mounted app did not give.",
                 [
-                    ({"status": f"{status_class}xx"}, count)
+                    ({"status": f"{status_class}xx"}, count + plain)
                     for status_class, count in enumerate(shared.replies)
-                    if count or status_class == 2
+                    if (plain := shared.dates.plain_replies * (status_class == 2)) or count
                 ],
             ),
             Family(

@@ -107,5 +107,5 @@ class Shared:
         self.connections_refused = 0
         self.requests_total = 0
         self.requests_refused = 0
-        self.replies = [0] * 10  # without those of the ASGI app, by the class of their status
+        self.replies = [0] * 10  # see Connection
         self.app_took: dict[int, Histogram] = defaultdict(seconds)  # likewise, of the ASGI app

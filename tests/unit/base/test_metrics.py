@@ -51,3 +51,13 @@ def test_a_value_beyond_all_buckets_is_only_counted_in_the_last():
     histogram = Histogram(last=4)
     histogram.add(10**30)
     assert [count for _, count in histogram.buckets()] == [0, 0, 0, 0, 0, 1]
+
+
+def test_many_values_at_once_count_as_they_do_one_by_one():
+    values_s = [0.0, 1e-6, 64e-6, 0.25, 3.0, 3_600.0]
+    one_by_one, at_once = seconds(), seconds()
+    for value_s in values_s:
+        one_by_one.add(value_s)
+    at_once.add_all(values_s)
+    assert list(at_once.buckets()) == list(one_by_one.buckets())
+    assert at_once.sum == one_by_one.sum

@@ -1,10 +1,15 @@
 """`/-/metrics`: who may ask, and what an app tells of itself."""
 
+import asyncio
+
 import httpx
 import pytest
 
 from perdure import Actor, App, expose
 from perdure.testing import async_test
+from perdure.web.app import Teller
+from perdure.web.asgi_exchange import answer_asgi
+from perdure.web.process_families import LoopLag
 
 parser = pytest.importorskip("prometheus_client.parser", reason="prometheus-client is missing")
 
@@ -106,3 +111,42 @@ async def test_public_metrics_are_for_all_and_those_that_are_off_for_nobody():
         assert (await http.get("/-/metrics")).status_code == 404
     async with app, _client(app) as http:
         assert (await http.get("/-/metrics")).status_code == 404
+
+
+@async_test
+async def test_an_address_of_its_own_tells_of_an_app_that_starts_or_stops():
+    app = App(Gong, store="memory:")
+    teller = Teller(app)
+
+    async def tell(scope, receive, send):
+        path = scope["raw_path"]
+        route = teller.match(b"GET", path)
+        await answer_asgi(teller, route, path, scope, receive, send, app.limits)
+
+    transport = httpx.ASGITransport(tell, client=("10.0.0.9", 5))
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as http:
+
+        async def states() -> tuple[int, int, float]:
+            live, ready = await http.get("/-/live"), await http.get("/-/ready")
+            return live.status_code, ready.status_code, (await _samples(http))["perdure_ready",]
+
+        assert await states() == (200, 503, 0)
+        async with app:
+            assert await states() == (200, 200, 1)
+            app.ready = False  # as the server does first when it is told to stop
+            assert await states() == (200, 503, 0)
+        assert await states() == (200, 503, 0)
+
+
+@async_test
+async def test_an_event_loop_that_was_blocked_shows():
+    lag = LoopLag(lambda: None)
+    lag.start()
+    loop = asyncio.get_running_loop()
+    blocked_until_s = loop.time() + 0.4
+    while loop.time() < blocked_until_s:
+        pass
+    while not (histogram := lag.families()[0].samples[0][1]).count:
+        await asyncio.sleep(0)
+    lag.stop()
+    assert histogram.sum > 0.1
