@@ -337,7 +337,8 @@ class ClusterNode(Node):
             if not activations or self.now_s() >= end_s:
                 break
             await self._clock.sleep(_LOOK_S)
-            activations += self._catalog.within({one.shard for one in activations})
+            again = self._catalog.within({one.shard for one in activations})
+            activations = list(dict.fromkeys([*activations, *again]))  # each once, however long
         # some may be lost by now, or lost and gained anew: what they are is not ours to say
         closing = self._territory.closing(closing)
         # of all: those that were done may have been called once more by turns of the others
