@@ -2,31 +2,22 @@
 
 The path from a parsed request to a running turn: names → key → access → arguments → submit. All of
 it is one call without a task, unless the app has to ask somebody who the caller is.
-
-Cross-site protection: browsers send `Sec-Fetch-Site` or `Origin` with every POST of a foreign page
-Such a request is refused, since a cookie, or the mere reach of a loopback address, is no
-proof that the user meant it.
 """
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote
 
 import msgspec
-from starlette.requests import HTTPConnection
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     BadArgumentsError,
-    ForbiddenError,
     MethodNotAllowedError,
     NotFoundError,
-    NotSignedInError,
     PerdureError,
     StoppingError,
 )
@@ -34,14 +25,13 @@ from perdure.base.keys import key_of_path_segment
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
+from perdure.web.access import Identify, caller_of, check_access, refuse_cross_site
 from perdure.web.live_wire import split_query
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
 
 log = logging.getLogger("perdure.web")
-
-Identify = Callable[[HTTPConnection], Awaitable[Caller | None] | Caller | None]
 
 _REQUEST_ID_BYTES_MAX = 255
 _REPLAYED = b"idempotent-replayed: true\r\n"
@@ -111,7 +101,7 @@ class ActorRoutes:
         key = key_of_path_segment(raw_key, self._node.limits.key_bytes_max)
         fields = exchange.fields
         if exchange.method == b"POST" and (b"origin" in fields or b"sec-fetch-site" in fields):
-            _refuse_cross_site(exchange)
+            refuse_cross_site(exchange)
         request_id = _request_id(exchange) if b"idempotency-key" in fields else None
         access = method.options.access or self._default_access
         if self._identify is None and access == "anyone":
@@ -124,7 +114,7 @@ class ActorRoutes:
     ) -> None:
         """Find out who calls, and whether they may; only then look at what they sent."""
         try:
-            caller = await self._caller(exchange)
+            caller = await caller_of(self._identify, exchange)
             await check_access(access, caller, key)
             if request_id is not None and caller is not None:
                 # nobody replays another's; a header cannot hold the line end, so no two mix
@@ -188,8 +178,8 @@ class ActorRoutes:
         if exchange.method != b"GET":
             raise MethodNotAllowedError(f"a live view of {method} answers GET", "GET")
         key = key_of_path_segment(parts[2], self._node.limits.key_bytes_max)
-        _refuse_cross_site(exchange)
-        caller = await self._caller(exchange)
+        refuse_cross_site(exchange)
+        caller = await caller_of(self._identify, exchange)
         await check_access(method.options.access or self._default_access, caller, key)
         values, token = split_query(exchange.query, exchange.header(b"last-event-id"))
         return self._node.live.subscribe(method, key, method.arguments_from_text(values), token)
@@ -210,58 +200,10 @@ class ActorRoutes:
                 log.exception("identify failed", exc_info=error)
             exchange.reply_problem(error)
 
-    async def _caller(self, exchange: "Exchange") -> Caller | None:
-        if self._identify is None:
-            return None
-        caller = self._identify(_connection_of(exchange))
-        return await caller if inspect.isawaitable(caller) else caller
-
-
-async def check_access(access: Any, caller: Caller | None, key: str) -> None:
-    """Raise NotSignedInError or ForbiddenError unless the rule lets this caller call this key."""
-    if access == "anyone":
-        return
-    if callable(access):
-        allowed = access(caller, key)
-        if inspect.isawaitable(allowed):
-            allowed = await allowed
-    else:
-        allowed = caller is not None and (access == "signed_in" or caller.id == key)
-    if allowed:
-        return
-    if caller is None:
-        raise NotSignedInError("sign in first")
-    raise ForbiddenError("this is not yours to call")
-
 
 def _segment(name: str) -> bytes:
     """The name as it stands in a path: Python's may be of any letters."""
     return quote(name).encode()
-
-
-def _connection_of(exchange: "Exchange") -> HTTPConnection:
-    """The request in the form that users know: headers, cookies, query, client."""
-    return HTTPConnection(
-        {
-            "type": "http",
-            "method": exchange.method.decode(),
-            "scheme": exchange.scheme,
-            "path": unquote(exchange.path.decode("latin-1")),
-            "raw_path": exchange.path,
-            "root_path": "",
-            "query_string": exchange.query,
-            "headers": exchange.headers,
-            "client": exchange.client,
-        }
-    )
-
-
-def _refuse_cross_site(exchange: "Exchange") -> None:
-    site, origin = exchange.header(b"sec-fetch-site"), exchange.header(b"origin")
-    if site in {b"cross-site", b"same-site"} or (
-        origin is not None and origin.partition(b"://")[2] != exchange.header(b"host")
-    ):
-        raise ForbiddenError("a page of another site may not call this")
 
 
 def _request_id(exchange: "Exchange") -> str:

@@ -31,8 +31,11 @@ from perdure.runtime.place import Place, private_place
 from perdure.store.api import Store
 from perdure.store.registry import Registry
 from perdure.store.url import registry_from_url, store_from_url
-from perdure.web.actor_route import ActorRoutes, Identify
+from perdure.web.access import Identify
+from perdure.web.actor_route import ActorRoutes
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
+from perdure.web.function_route import FunctionRoutes
+from perdure.web.functions import Functions, Match, Registration
 from perdure.web.live_asgi import send_messages
 from perdure.web.live_script import answer_script
 from perdure.web.shared import Subscribe
@@ -46,8 +49,8 @@ _HEALTH = frozenset((b"/-/live", b"/-/ready"))
 _SCRIPT = b"/-/live.js"
 
 
-class App:
-    """An application made of actor classes.
+class App(Registration):
+    """An application made of actor classes, and of plain functions beside them.
 
     Args:
         actors: the classes; their names must differ.
@@ -74,6 +77,10 @@ class App:
     ) -> None:
         self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]
         _refuse_same_names(self.actor_types)
+        self.functions = Functions(
+            [actor_type.route_name for actor_type in self.actor_types],
+            has_identify=identify is not None,
+        )
         self.identify = identify
         self.mount = mount
         self.limits = limits or Limits()
@@ -85,6 +92,7 @@ class App:
         self._node: Node | Gateway | None = None
         self._on_end = ExitStack()
         self._routes: ActorRoutes | None = None
+        self._function_routes: FunctionRoutes | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -105,11 +113,13 @@ class App:
         async with self._starting:
             if self._node is not None:
                 return
+            self.functions.closed = True
             with ExitStack() as self._on_end:
                 node = self._make_node(_stores(store or self._store), on_broken, place or Place())
                 await node.start()
                 self._on_end = self._on_end.pop_all()
             self._node = node
+            self._function_routes = FunctionRoutes(node, self.identify)
             self._routes = ActorRoutes(self.actor_types, node, self.identify)
             self.ready = True
 
@@ -190,11 +200,13 @@ class App:
     # -- as the web server's endpoint ------------------------------------------------------------
 
     def match(self, method: bytes, path: bytes) -> object | None:
-        """The actor or health route for this path, or None: then the mounted app is asked."""
+        """The actor, function or health route for this path; None: the mounted app is asked."""
         if self._routes is None:
             return path
-        return self._routes.match(method, path) or (
-            path if path in _HEALTH or path == _SCRIPT else None
+        return (
+            self._routes.match(method, path)
+            or (path if path in _HEALTH or path == _SCRIPT else None)
+            or self.functions.match(path)
         )
 
     def handle(self, route: object, exchange: "Exchange") -> None:
@@ -206,6 +218,9 @@ class App:
         elif isinstance(route, bytes):
             ready = route == b"/-/live" or self.is_ready
             exchange.reply(200 if ready else 503, b'{"ok":true}' if ready else b'{"ok":false}')
+        elif isinstance(route, Match):
+            assert self._function_routes is not None
+            self._function_routes.handle(route, exchange)
         else:
             assert self._routes is not None
             self._routes.handle(route, exchange)
