@@ -75,11 +75,13 @@ if TYPE_CHECKING:
     from perdure.runtime.outlets import Delivery
     from perdure.web.app import App
     from perdure.web.live_client import LiveClient
+    from perdure.web.openapi import Docs
     from perdure.web.outlets import Mail, Webhooks
 
 _WEB = {
     "App": "perdure.web.app",
     "Delivery": "perdure.runtime.outlets",
+    "Docs": "perdure.web.openapi",
     "LiveClient": "perdure.web.live_client",
     "Mail": "perdure.web.outlets",
     "Webhooks": "perdure.web.outlets",
@@ -97,6 +99,7 @@ __all__ = [
     "DeadlineError",
     "DefinitionError",
     "Delivery",
+    "Docs",
     "DomainError",
     "FencedError",
     "ForbiddenError",

@@ -46,6 +46,7 @@ class Method:
         "name",
         "options",
         "read",
+        "result_type",
         "spread",
     )
 
@@ -57,9 +58,9 @@ class Method:
         self.read = self.options.read
         self.can_wait = _can_wait(function)
         parameters = list(inspect.signature(function).parameters.values())[1:]
-        self.arguments_type, result_type = compile_signature(str(self), function, parameters)
+        self.arguments_type, self.result_type = compile_signature(str(self), function, parameters)
         self.decode_arguments = _decoder(f"{self}: its parameters", self.arguments_type)
-        self.decode_result = _decoder(f"{self}: its result", result_type)
+        self.decode_result = _decoder(f"{self}: its result", self.result_type)
         self.spread = _spreader(self.arguments_type.__struct_fields__)
         if self.read and self.options.loss_max_s is not None:
             raise DefinitionError(f"{self}: a @read method writes nothing, so it cannot be relaxed")

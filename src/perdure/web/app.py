@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from perdure.actor.methods import ActorType, actor_type_of
-from perdure.actor.model import Actor
+from perdure.actor.model import Actor, anyone, signed_in
 from perdure.base.clock import Clock
 from perdure.base.errors import (
     DefinitionError,
@@ -34,10 +34,13 @@ from perdure.store.url import registry_from_url, store_from_url
 from perdure.web.access import Identify
 from perdure.web.actor_route import ActorRoutes
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
+from perdure.web.docs_page import OPENAPI, PAGE, DocsPages
 from perdure.web.function_route import FunctionRoutes
 from perdure.web.functions import Functions, Match, Registration
 from perdure.web.live_asgi import send_messages
 from perdure.web.live_script import answer_script
+from perdure.web.openapi import Docs
+from perdure.web.operations import Operation, operations_of
 from perdure.web.shared import Subscribe
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ AsgiApp = Callable[[Any, Any, Any], Any]
 
 _HEALTH = frozenset((b"/-/live", b"/-/ready"))
 _SCRIPT = b"/-/live.js"
+_OWN_PATHS = _HEALTH | {_SCRIPT, OPENAPI, PAGE}
 
 
 class App(Registration):
@@ -59,6 +63,8 @@ class App(Registration):
         mount: an ASGI application that gets every request which is not for an actor.
         store: `sqlite:DIRECTORY`, `memory:`, or a Store. `perdure run --data/--store` override it.
         limits: the bounds of this process.
+        docs: whether `/-/docs` and `/-/openapi.json` are there; a `Docs` says more. By default
+            while there is no `identify`, or for who asks this machine from itself.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
         clock: where the time comes from; tests put one of their own here.
 
@@ -73,6 +79,7 @@ class App(Registration):
         store: str | Store = "sqlite:data",
         limits: Limits | None = None,
         outlets: Mapping[str, Outlet] | None = None,
+        docs: Docs | bool | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]
@@ -82,6 +89,7 @@ class App(Registration):
             has_identify=identify is not None,
         )
         self.identify = identify
+        self._docs = DocsPages(docs, identify, self.operations)
         self.mount = mount
         self.limits = limits or Limits()
         self.outlets = outlets or {}
@@ -197,6 +205,11 @@ class App(Registration):
         """How many actors of each class are in this process's memory, by the store's class name."""
         return self._node.awake() if self._node else {}
 
+    def operations(self) -> list[Operation]:
+        """All that can be asked over HTTP, of actors and functions; not of the mounted app."""
+        access = signed_in if self.identify else anyone
+        return operations_of(self.actor_types, self.functions, access)
+
     # -- as the web server's endpoint ------------------------------------------------------------
 
     def match(self, method: bytes, path: bytes) -> object | None:
@@ -205,25 +218,29 @@ class App(Registration):
             return path
         return (
             self._routes.match(method, path)
-            or (path if path in _HEALTH or path == _SCRIPT else None)
+            or (path if path in _OWN_PATHS else None)
             or self.functions.match(path)
         )
 
     def handle(self, route: object, exchange: "Exchange") -> None:
         """Answer a request whose path matched."""
-        if route == _SCRIPT:
-            answer_script(exchange)
-        elif self._routes is None and route not in _HEALTH:
-            exchange.reply_problem(StoppingError("this process is starting or stopping"))
-        elif isinstance(route, bytes):
-            ready = route == b"/-/live" or self.is_ready
-            exchange.reply(200 if ready else 503, b'{"ok":true}' if ready else b'{"ok":false}')
-        elif isinstance(route, Match):
-            assert self._function_routes is not None
-            self._function_routes.handle(route, exchange)
-        else:
-            assert self._routes is not None
+        if isinstance(route, list) and self._routes is not None:
             self._routes.handle(route, exchange)
+        elif isinstance(route, Match) and self._function_routes is not None:
+            self._function_routes.handle(route, exchange)
+        elif isinstance(route, bytes) and route in _OWN_PATHS:
+            self._answer_own(route, exchange)
+        else:
+            exchange.reply_problem(StoppingError("this process is starting or stopping"))
+
+    def _answer_own(self, path: bytes, exchange: "Exchange") -> None:
+        if path in _HEALTH:
+            ready = path == b"/-/live" or self.is_ready
+            exchange.reply(200 if ready else 503, b'{"ok":true}' if ready else b'{"ok":false}')
+        elif path == _SCRIPT:
+            answer_script(exchange)
+        else:
+            self._docs.answer(path, exchange)
 
     def subscriber(self, route: object) -> Subscribe | None:
         """What begins a live view for a WebSocket on this route, or None."""
