@@ -26,6 +26,7 @@ from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
 from perdure.web.access import Identify, caller_of, check_access, refuse_cross_site
+from perdure.web.entity_tags import TAGGED_BYTES_MIN, reply_tagged
 from perdure.web.live_wire import split_query
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class HttpTurn(Turn, kw_only=True):
     def succeed(self, body: bytes) -> None:
         if self.replayed:
             self.exchange.reply(200, body, extra=_REPLAYED)
+        elif len(body) >= TAGGED_BYTES_MIN and self.exchange.method != b"POST":
+            reply_tagged(self.exchange, body)
         else:
             self.exchange.reply(200, body)
 

@@ -25,6 +25,7 @@ from perdure.base.errors import (
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.node import Node
 from perdure.web.access import Identify, caller_of, check_access, refuse_cross_site
+from perdure.web.entity_tags import reply_tagged
 from perdure.web.functions import Function, Match
 
 if TYPE_CHECKING:
@@ -60,7 +61,11 @@ class FunctionRoutes:
         try:
             async with asyncio.timeout(self._node.limits.call_timeout_s) as timeout:
                 result = await self._call(function, match, exchange)
-            exchange.reply(200, _encoded(function, result))
+            body = _encoded(function, result)
+            if function.method == b"GET":
+                reply_tagged(exchange, body)
+            else:
+                exchange.reply(200, body)
         except asyncio.CancelledError:
             exchange.reply_problem(StoppingError("this process is stopping"))
             raise

@@ -111,6 +111,8 @@ class _Writer:
         if operation.in_body and operation.arguments_type.__struct_fields__:
             written["requestBody"] = self._body()
         written["responses"] = {"200": self._success(), **problem_responses(operation)}
+        if operation.http_method == "GET" and not operation.is_live:
+            written["responses"]["304"] = {"description": "What If-None-Match names is still so."}
         if has_identify:
             written["security"] = _security(operation)
         return written
