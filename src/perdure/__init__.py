@@ -73,12 +73,14 @@ from perdure.base.limits import Limits
 
 if TYPE_CHECKING:
     from perdure.runtime.outlets import Delivery
+    from perdure.web.api_keys import ApiKeys
     from perdure.web.app import App
     from perdure.web.live_client import LiveClient
     from perdure.web.openapi import Docs
     from perdure.web.outlets import Mail, Webhooks
 
 _WEB = {
+    "ApiKeys": "perdure.web.api_keys",
     "App": "perdure.web.app",
     "Delivery": "perdure.runtime.outlets",
     "Docs": "perdure.web.openapi",
@@ -91,6 +93,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Actor",
+    "ApiKeys",
     "App",
     "BadArgumentsError",
     "Caller",
