@@ -30,6 +30,7 @@ from perdure.actor.reference import watch
 from perdure.actor.schema import migrate
 from perdure.base.errors import (
     BadArgumentsError,
+    BodyTooLargeError,
     ConflictError,
     CycleError,
     DeadlineError,
@@ -96,6 +97,7 @@ __all__ = [
     "ApiKeys",
     "App",
     "BadArgumentsError",
+    "BodyTooLargeError",
     "Caller",
     "ConflictError",
     "CycleError",

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from starlette.requests import HTTPConnection
 
 from perdure.actor.model import Caller
-from perdure.base.errors import ForbiddenError, NotSignedInError
+from perdure.base.errors import BodyTooLargeError, ForbiddenError, NotSignedInError
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -44,6 +44,13 @@ async def check_access(access: Any, caller: Caller | None, key: str) -> None:
     if caller is None:
         raise NotSignedInError("sign in first")
     raise ForbiddenError("this is not yours to call")
+
+
+def check_body(exchange: "Exchange", body_bytes_max: int | None) -> None:
+    """Raise BodyTooLargeError if the route takes less than what was sent."""
+    size_bytes = len(exchange.body)
+    if body_bytes_max is not None and size_bytes > body_bytes_max:
+        raise BodyTooLargeError(f"the body has {size_bytes} bytes; {body_bytes_max} are allowed")
 
 
 def refuse_cross_site(exchange: "Exchange") -> None:

@@ -6,6 +6,7 @@ it is one call without a task, unless the app has to ask somebody who the caller
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
@@ -25,7 +26,7 @@ from perdure.base.keys import key_of_path_segment
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
-from perdure.web.access import Identify, caller_of, check_access, refuse_cross_site
+from perdure.web.access import Identify, caller_of, check_access, check_body, refuse_cross_site
 from perdure.web.entity_tags import TAGGED_BYTES_MIN, reply_tagged
 from perdure.web.live_wire import split_query
 
@@ -139,10 +140,17 @@ class ActorRoutes:
         caller: Caller | None,
         request_id: str | None,
     ) -> None:
+        options, timeout_s = method.options, self._node.limits.call_timeout_s
+        if options.body_bytes_max is not None:
+            check_body(exchange, options.body_bytes_max)
+        if options.timeout_s is not None:
+            timeout_s = min(timeout_s, options.timeout_s)
+            # for one that waits behind others: the mailbox looks at deadlines when their turn comes
+            exchange.expires_s = time.monotonic() + timeout_s
         turn = HttpTurn(
             method,
             self._arguments(method, exchange),
-            deadline_s=self._node.now_s() + self._node.limits.call_timeout_s,
+            deadline_s=self._node.now_s() + timeout_s,
             caller=caller,
             request_id=request_id,
             exchange=exchange,

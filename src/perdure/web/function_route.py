@@ -24,7 +24,7 @@ from perdure.base.errors import (
 )
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.node import Node
-from perdure.web.access import Identify, caller_of, check_access, refuse_cross_site
+from perdure.web.access import Identify, caller_of, check_access, check_body, refuse_cross_site
 from perdure.web.entity_tags import reply_tagged
 from perdure.web.functions import Function, Match
 
@@ -59,7 +59,11 @@ class FunctionRoutes:
 
     async def _answer(self, function: Function, match: Match, exchange: "Exchange") -> None:
         try:
-            async with asyncio.timeout(self._node.limits.call_timeout_s) as timeout:
+            limit_s = self._node.limits.call_timeout_s
+            own_s = function.options.timeout_s
+            async with asyncio.timeout(
+                limit_s if own_s is None else min(limit_s, own_s)
+            ) as timeout:
                 result = await self._call(function, match, exchange)
             body = _encoded(function, result)
             if function.method == b"GET":
@@ -81,9 +85,10 @@ class FunctionRoutes:
     async def _call(self, function: Function, match: Match, exchange: "Exchange") -> Any:
         caller: Caller | None = await caller_of(self._identify, exchange)
         in_path = match.path.pattern.decoded(match.values)
-        access = function.access or self._default_access
+        access = function.options.access or self._default_access
         await check_access(access, caller, in_path.get("key", ""))
         if function.has_body:
+            check_body(exchange, function.options.body_bytes_max)
             arguments = function.arguments_from_json(exchange.body)
         else:
             pairs = parse_qsl(exchange.query.decode(errors="replace"), keep_blank_values=True)

@@ -10,17 +10,25 @@ deadline, so neither the number of threads nor the time of a call would have a b
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol, TypeVar, Union
+from typing import Any, Protocol, TypedDict, TypeVar, Union, Unpack
 
 import msgspec
 
-from perdure.actor.model import AccessRule, Caller
+from perdure.actor.model import AccessRule, Caller, MethodOptions, check_bounds
 from perdure.actor.signature import bad_arguments, compile_signature, type_hints
 from perdure.base.codec import decoder
 from perdure.base.errors import BadArgumentsError, DefinitionError, NotSignedInError
 from perdure.web.path_patterns import PathPattern
 
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
+
+
+class Rules(TypedDict, total=False):
+    """What a decorator may say beside the path; see `Registration`."""
+
+    access: AccessRule | None
+    timeout_s: float | None
+    body_bytes_max: int | None
 
 
 class Decorator(Protocol):
@@ -37,7 +45,7 @@ class Function:
     """One function with its path, ready to be called."""
 
     def __init__(
-        self, method: bytes, path: str, function: Callable[..., Any], access: AccessRule | None
+        self, method: bytes, path: str, function: Callable[..., Any], options: MethodOptions
     ) -> None:
         self.label = getattr(function, "__qualname__", repr(function))
         if not inspect.iscoroutinefunction(function):
@@ -47,7 +55,7 @@ class Function:
             )
         self.method = method
         self.function = function
-        self.access = access
+        self.options = options
         self.pattern = PathPattern(self.label, path)
         self.has_body = method in _WITH_BODY
         parameters = inspect.signature(function).parameters
@@ -122,7 +130,7 @@ class Function:
                 )
 
     def _refuse_access(self) -> None:
-        if self.access == "owner" and "key" not in self.pattern.names:
+        if self.options.access == "owner" and "key" not in self.pattern.names:
             raise DefinitionError(
                 f"{self.label}: `owner` compares the caller's id with {{key}} in the path, "
                 f"and {self.pattern} has none"
@@ -143,13 +151,15 @@ class Functions:
             for path in paths:
                 yield from path.functions.values()
 
-    def add(self, method: bytes, path: str, access: AccessRule | None) -> Decorator:
+    def add(self, method: bytes, path: str, rules: Rules) -> Decorator:
         """A decorator that registers a function; raises DefinitionError, at once or then."""
         if self.closed:
             raise DefinitionError(f"{path}: functions are registered before the App starts")
+        options = MethodOptions(exposed=True, **rules)
+        check_bounds(options.timeout_s, options.body_bytes_max)
 
         def register(function: Wrapped) -> Wrapped:
-            compiled = Function(method, path, function, access)
+            compiled = Function(method, path, function, options)
             if compiled.wants_caller and not self._has_identify:
                 raise DefinitionError(
                     f"{compiled} takes a Caller, but the App has no `identify` to tell who calls"
@@ -225,28 +235,29 @@ class Registration:
         access: `anyone`, `signed_in`, `owner` (the path has `{key}`, which is the caller's id), or
             a function `(caller, key) -> bool`, which may be async and gets "" for a path without
             `{key}`. By default `signed_in` where the App has `identify`, else `anyone`.
+        timeout_s, body_bytes_max: as with `expose`.
 
     Raises DefinitionError.
     """
 
     functions: Functions
 
-    def get(self, path: str, *, access: AccessRule | None = None) -> Decorator:
+    def get(self, path: str, **rules: Unpack[Rules]) -> Decorator:
         """Answer GET and HEAD with a function."""
-        return self.functions.add(b"GET", path, access)
+        return self.functions.add(b"GET", path, rules)
 
-    def post(self, path: str, *, access: AccessRule | None = None) -> Decorator:
+    def post(self, path: str, **rules: Unpack[Rules]) -> Decorator:
         """Answer POST with a function."""
-        return self.functions.add(b"POST", path, access)
+        return self.functions.add(b"POST", path, rules)
 
-    def put(self, path: str, *, access: AccessRule | None = None) -> Decorator:
+    def put(self, path: str, **rules: Unpack[Rules]) -> Decorator:
         """Answer PUT with a function."""
-        return self.functions.add(b"PUT", path, access)
+        return self.functions.add(b"PUT", path, rules)
 
-    def patch(self, path: str, *, access: AccessRule | None = None) -> Decorator:
+    def patch(self, path: str, **rules: Unpack[Rules]) -> Decorator:
         """Answer PATCH with a function."""
-        return self.functions.add(b"PATCH", path, access)
+        return self.functions.add(b"PATCH", path, rules)
 
-    def delete(self, path: str, *, access: AccessRule | None = None) -> Decorator:
+    def delete(self, path: str, **rules: Unpack[Rules]) -> Decorator:
         """Answer DELETE with a function."""
-        return self.functions.add(b"DELETE", path, access)
+        return self.functions.add(b"DELETE", path, rules)

@@ -17,7 +17,7 @@ from perdure.web.problems import TITLES, TYPE_PREFIX
 
 _PROBLEM = "perdure.Problem"
 _NEVER = frozenset(("definition", "wire", "handshake", "other-cluster"))
-_SERVER_KINDS = {400: ("bad-request",), 413: ("body-too-large",), 503: ("too-many-connections",)}
+_SERVER_KINDS = {400: ("bad-request",), 503: ("too-many-connections",)}
 _STATUSES = (400, 401, 403, 409, 413, 422, 500, 503, 504)
 _RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer"}}
 

@@ -121,6 +121,6 @@ def _of_function(function: Function, default_access: AccessRule) -> Operation:
         path_type=function.path_type,
         arguments_type=function.arguments_type,
         result_type=function.result_type,
-        access=function.access or default_access,
+        access=function.options.access or default_access,
         in_body=function.has_body,
     )
