@@ -31,6 +31,7 @@ from perdure.actor.schema import migrate
 from perdure.actor.trail import request_id
 from perdure.base.errors import (
     BadArgumentsError,
+    BodyTooLargeError,
     ConflictError,
     CycleError,
     DeadlineError,
@@ -74,13 +75,17 @@ from perdure.base.limits import Limits
 
 if TYPE_CHECKING:
     from perdure.runtime.outlets import Delivery
+    from perdure.web.api_keys import ApiKeys
     from perdure.web.app import App
     from perdure.web.live_client import LiveClient
+    from perdure.web.openapi import Docs
     from perdure.web.outlets import Mail, Webhooks
 
 _WEB = {
+    "ApiKeys": "perdure.web.api_keys",
     "App": "perdure.web.app",
     "Delivery": "perdure.runtime.outlets",
+    "Docs": "perdure.web.openapi",
     "LiveClient": "perdure.web.live_client",
     "Mail": "perdure.web.outlets",
     "Webhooks": "perdure.web.outlets",
@@ -90,14 +95,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Actor",
+    "ApiKeys",
     "App",
     "BadArgumentsError",
+    "BodyTooLargeError",
     "Caller",
     "ConflictError",
     "CycleError",
     "DeadlineError",
     "DefinitionError",
     "Delivery",
+    "Docs",
     "DomainError",
     "FencedError",
     "ForbiddenError",

@@ -14,11 +14,12 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from perdure.actor.collection_fields import binding, collection_fields, refuse_collections
+from perdure.actor.collection_fields import binding, collection_fields
 from perdure.actor.indexes import compile_check, compile_indexes
 from perdure.actor.model import Actor, MethodOptions, live, options_of
 from perdure.actor.reference import Reference, Router, reference_class
 from perdure.actor.schema import Migrations, stored_name, ttl_ms
+from perdure.actor.signature import bad_arguments, compile_signature
 from perdure.base.codec import decoder, encode
 from perdure.base.errors import (
     BadArgumentsError,
@@ -46,6 +47,7 @@ class Method:
         "name",
         "options",
         "read",
+        "result_type",
         "spread",
     )
 
@@ -57,9 +59,10 @@ class Method:
         self.read = self.options.read
         self.begun = 0  # turns, since the process started; here, since nothing is faster to reach
         self.can_wait = _can_wait(function)
-        self.arguments_type, result_type = _signature(actor_type.actor_class, name, function)
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        self.arguments_type, self.result_type = compile_signature(str(self), function, parameters)
         self.decode_arguments = _decoder(f"{self}: its parameters", self.arguments_type)
-        self.decode_result = _decoder(f"{self}: its result", result_type)
+        self.decode_result = _decoder(f"{self}: its result", self.result_type)
         self.spread = _spreader(self.arguments_type.__struct_fields__)
         if self.read and self.options.loss_max_s is not None:
             raise DefinitionError(f"{self}: a @read method writes nothing, so it cannot be relaxed")
@@ -205,15 +208,6 @@ def refuse_bound(actor_types: Iterable[ActorType]) -> None:
             )
 
 
-def bad_arguments(error: Exception) -> BadArgumentsError:
-    """Turn `Expected int, got str - at $.qty` into an error that names the field `qty`."""
-    text, _, path = str(error).partition(" - at `$")
-    field = path.strip("`.") or None
-    if field is None and "`" in text and "field" in text:
-        field = text.split("`")[1]  # missing required field `sku`, unknown field `x`
-    return BadArgumentsError(text, field)
-
-
 def _functions(actor_class: type[Actor]) -> Iterator[tuple[str, Callable[..., Any]]]:
     own = set(dir(Actor))
     for name in dir(actor_class):
@@ -246,37 +240,6 @@ def _check_fields(actor_class: type[Actor]) -> None:
         actor_class()
     except TypeError as error:
         raise DefinitionError(f"{name} cannot be made from its defaults: {error}") from error
-
-
-def _signature(
-    actor_class: type[Actor], name: str, function: Callable[..., Any]
-) -> tuple[type[msgspec.Struct], Any]:
-    label = f"{actor_class.__name__}.{name}"
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except Exception as error:  # annotations are expressions: they may raise anything
-        raise DefinitionError(f"{label}: its annotations cannot be read: {error}") from error
-    refuse_collections(label, *hints.values())
-    fields: list[Any] = []
-    for parameter in list(inspect.signature(function).parameters.values())[1:]:
-        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
-            raise DefinitionError(f"{label}: *{parameter.name} has no place in a JSON object")
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            raise DefinitionError(
-                f"{label}: parameter {parameter.name} is keyword-only; leave the * out, "
-                "over HTTP arguments come by name anyway"
-            )
-        if parameter.name not in hints:
-            raise DefinitionError(f"{label}: parameter {parameter.name} has no type")
-        field = (parameter.name, hints[parameter.name])
-        if parameter.default is not parameter.empty:
-            field = (*field, parameter.default)  # type: ignore[assignment]
-        fields.append(field)
-    try:
-        arguments = msgspec.defstruct(f"{label} arguments", fields, forbid_unknown_fields=True)
-    except TypeError as error:  # a default that cannot be copied
-        raise DefinitionError(f"{label}: {error}") from error
-    return arguments, hints.get("return", Any)
 
 
 def _decoder(label: str, wanted: Any) -> Callable[[bytes], Any]:

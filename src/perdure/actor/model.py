@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import msgspec
 
-from perdure.base.errors import BadArgumentsError, NotRunningError
+from perdure.base.errors import BadArgumentsError, DefinitionError, NotRunningError
 from perdure.base.texts import unstorable
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class MethodOptions(msgspec.Struct, frozen=True):
     interleave: bool = False
     loss_max_s: float | None = None  # not None: relaxed
     live: bool = False
+    timeout_s: float | None = None  # over HTTP; None: Limits.call_timeout_s
+    body_bytes_max: int | None = None  # None: Limits.call_body_bytes_max
 
 
 class ClassOptions(msgspec.Struct, frozen=True):
@@ -227,9 +229,18 @@ def _turn_of(actor: Actor) -> "Turn":
 @overload
 def expose(function: Function) -> Function: ...
 @overload
-def expose(*, access: AccessRule | None = None) -> Callable[[Function], Function]: ...
 def expose(
-    function: Function | None = None, *, access: AccessRule | None = None
+    *,
+    access: AccessRule | None = None,
+    timeout_s: float | None = None,
+    body_bytes_max: int | None = None,
+) -> Callable[[Function], Function]: ...
+def expose(
+    function: Function | None = None,
+    *,
+    access: AccessRule | None = None,
+    timeout_s: float | None = None,
+    body_bytes_max: int | None = None,
 ) -> Function | Callable[[Function], Function]:
     """Make a method callable over HTTP. Without it, only code of this app can call it.
 
@@ -237,10 +248,26 @@ def expose(
         access: `anyone`, `signed_in`, `owner` (the key is the caller's id), or a function
             `(caller, key) -> bool`, which may be async. By default `signed_in` where the App has
             `identify`, else `anyone`. Calls from Python code of the app are not checked.
+        timeout_s: how long a call may take that came over HTTP: DeadlineError. Only less than
+            `Limits.call_timeout_s` has an effect.
+        body_bytes_max: how long its arguments may be as JSON: BodyTooLargeError. Only less than
+            `Limits.call_body_bytes_max` has an effect.
+
+    Raises DefinitionError if a bound is not above zero.
     """
     if function is not None:
         return _with_options(function, exposed=True)
-    return lambda wrapped: _with_options(wrapped, exposed=True, access=access)
+    check_bounds(timeout_s, body_bytes_max)
+    return lambda wrapped: _with_options(
+        wrapped, exposed=True, access=access, timeout_s=timeout_s, body_bytes_max=body_bytes_max
+    )
+
+
+def check_bounds(timeout_s: float | None, body_bytes_max: int | None) -> None:
+    """Raise DefinitionError if one of the bounds of a route would let nothing through."""
+    for name, bound in (("timeout_s", timeout_s), ("body_bytes_max", body_bytes_max)):
+        if bound is not None and not bound > 0:
+            raise DefinitionError(f"{name} is {bound}; it must be above zero")
 
 
 def read(function: Function) -> Function:

@@ -59,6 +59,13 @@ class BadArgumentsError(PerdureError):
         self.field = field
 
 
+class BodyTooLargeError(PerdureError):
+    """Raised when the body of a request is larger than its route takes."""
+
+    status = 413
+    kind = "body-too-large"
+
+
 class InvalidKeyError(PerdureError):
     """Raised when an actor key is empty, too long, or holds characters that keys may not hold."""
 

@@ -25,6 +25,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     idle_sleep_s: float = 300.0  # an actor nobody called for this long leaves memory
     uncommitted_turns_max: int = 20_000  # OverloadedError
     query_rows_max: int = 1_000  # BadArgumentsError; in one page, and of values in one `__in`
+    functions_running_max: int = 10_000  # OverloadedError; plain functions of the App
     request_retention_s: float = 86_400.0  # how long an idempotency key is remembered
     deliveries_max: int = 1_000  # messages and timers whose turns are under way; others wait
     delivery_attempts_max: int = 12  # then a dead letter; the waits between add up to 6 minutes

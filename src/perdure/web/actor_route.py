@@ -2,31 +2,23 @@
 
 The path from a parsed request to a running turn: names → key → access → arguments → submit. All of
 it is one call without a task, unless the app has to ask somebody who the caller is.
-
-Cross-site protection: browsers send `Sec-Fetch-Site` or `Origin` with every POST of a foreign page
-Such a request is refused, since a cookie, or the mere reach of a loopback address, is no
-proof that the user meant it.
 """
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable
+import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote
 
 import msgspec
-from starlette.requests import HTTPConnection
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import Caller
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     BadArgumentsError,
-    ForbiddenError,
     MethodNotAllowedError,
     NotFoundError,
-    NotSignedInError,
     PerdureError,
     StoppingError,
 )
@@ -36,6 +28,8 @@ from perdure.base.trail import Trail
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
+from perdure.web.access import Identify, caller_of, check_access, check_body, refuse_cross_site
+from perdure.web.entity_tags import TAGGED_BYTES_MIN, reply_tagged
 from perdure.web.live_wire import split_query
 from perdure.web.metrics import CallMeter
 
@@ -43,8 +37,6 @@ if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
 
 log = logging.getLogger("perdure.web")
-
-Identify = Callable[[HTTPConnection], Awaitable[Caller | None] | Caller | None]
 
 _REQUEST_ID_BYTES_MAX = 255
 _REPLAYED = b"idempotent-replayed: true\r\n"
@@ -61,6 +53,8 @@ class HttpTurn(Turn, kw_only=True):
         self.meter.note(self.node.now_s() - self.deadline_s)
         if self.replayed:
             self.exchange.reply(200, body, extra=_REPLAYED)
+        elif len(body) >= TAGGED_BYTES_MIN and self.exchange.method != b"POST":
+            reply_tagged(self.exchange, body)
         else:
             self.exchange.reply(200, body)
 
@@ -94,7 +88,7 @@ class ActorRoutes:
         }
 
         self.meters = {
-            method: CallMeter(node.limits.call_timeout_s)
+            method: CallMeter(_timeout_s(method, node))
             for exposed in self._exposed.values()
             for method in exposed.values()
         }
@@ -129,7 +123,7 @@ class ActorRoutes:
         key = key_of_path_segment(raw_key, self._node.limits.key_bytes_max)
         fields = exchange.fields
         if exchange.method == b"POST" and (b"origin" in fields or b"sec-fetch-site" in fields):
-            _refuse_cross_site(exchange)
+            refuse_cross_site(exchange)
         request_id = _request_id(exchange) if b"idempotency-key" in fields else None
         access = method.options.access or self._default_access
         if self._identify is None and access == "anyone":
@@ -142,7 +136,7 @@ class ActorRoutes:
     ) -> None:
         """Find out who calls, and whether they may; only then look at what they sent."""
         try:
-            caller = await self._caller(exchange)
+            caller = await caller_of(self._identify, exchange)
             await check_access(access, caller, key)
             if request_id is not None and caller is not None:
                 # nobody replays another's; a header cannot hold the line end, so no two mix
@@ -165,10 +159,16 @@ class ActorRoutes:
         request_id: str | None,
     ) -> None:
         name = current_request_id.get()
+        options, timeout_s = method.options, _timeout_s(method, self._node)
+        if options.body_bytes_max is not None:
+            check_body(exchange, options.body_bytes_max)
+        if options.timeout_s is not None:
+            # for one that waits behind others: the mailbox looks at deadlines when their turn comes
+            exchange.expires_s = time.monotonic() + timeout_s
         turn = HttpTurn(
             method,
             self._arguments(method, exchange),
-            deadline_s=self._node.now_s() + self._node.limits.call_timeout_s,
+            deadline_s=self._node.now_s() + timeout_s,
             caller=caller,
             request_id=request_id,
             trail=None if name is None else Trail(name),
@@ -209,8 +209,8 @@ class ActorRoutes:
         if exchange.method != b"GET":
             raise MethodNotAllowedError(f"a live view of {method} answers GET", "GET")
         key = key_of_path_segment(parts[2], self._node.limits.key_bytes_max)
-        _refuse_cross_site(exchange)
-        caller = await self._caller(exchange)
+        refuse_cross_site(exchange)
+        caller = await caller_of(self._identify, exchange)
         await check_access(method.options.access or self._default_access, caller, key)
         values, token = split_query(exchange.query, exchange.header(b"last-event-id"))
         return self._node.live.subscribe(method, key, method.arguments_from_text(values), token)
@@ -231,58 +231,10 @@ class ActorRoutes:
                 log.exception("identify failed", exc_info=error)
             exchange.reply_problem(error)
 
-    async def _caller(self, exchange: "Exchange") -> Caller | None:
-        if self._identify is None:
-            return None
-        caller = self._identify(_connection_of(exchange))
-        return await caller if inspect.isawaitable(caller) else caller
-
-
-async def check_access(access: Any, caller: Caller | None, key: str) -> None:
-    """Raise NotSignedInError or ForbiddenError unless the rule lets this caller call this key."""
-    if access == "anyone":
-        return
-    if callable(access):
-        allowed = access(caller, key)
-        if inspect.isawaitable(allowed):
-            allowed = await allowed
-    else:
-        allowed = caller is not None and (access == "signed_in" or caller.id == key)
-    if allowed:
-        return
-    if caller is None:
-        raise NotSignedInError("sign in first")
-    raise ForbiddenError("this is not yours to call")
-
 
 def _segment(name: str) -> bytes:
     """The name as it stands in a path: Python's may be of any letters."""
     return quote(name).encode()
-
-
-def _connection_of(exchange: "Exchange") -> HTTPConnection:
-    """The request in the form that users know: headers, cookies, query, client."""
-    return HTTPConnection(
-        {
-            "type": "http",
-            "method": exchange.method.decode(),
-            "scheme": exchange.scheme,
-            "path": unquote(exchange.path.decode("latin-1")),
-            "raw_path": exchange.path,
-            "root_path": "",
-            "query_string": exchange.query,
-            "headers": exchange.headers,
-            "client": exchange.client,
-        }
-    )
-
-
-def _refuse_cross_site(exchange: "Exchange") -> None:
-    site, origin = exchange.header(b"sec-fetch-site"), exchange.header(b"origin")
-    if site in {b"cross-site", b"same-site"} or (
-        origin is not None and origin.partition(b"://")[2] != exchange.header(b"host")
-    ):
-        raise ForbiddenError("a page of another site may not call this")
 
 
 def _request_id(exchange: "Exchange") -> str:
@@ -293,3 +245,9 @@ def _request_id(exchange: "Exchange") -> str:
             "Idempotency-Key",
         )
     return value.decode("latin-1")
+
+
+def _timeout_s(method: Method, node: Node | Gateway) -> float:
+    """How long a call may take."""
+    limit_s, own_s = node.limits.call_timeout_s, method.options.timeout_s
+    return limit_s if own_s is None else min(limit_s, own_s)

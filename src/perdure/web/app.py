@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from perdure.actor.methods import ActorType, actor_type_of
-from perdure.actor.model import Actor
+from perdure.actor.model import Actor, anyone, signed_in
 from perdure.base.clock import Clock
 from perdure.base.errors import (
     DefinitionError,
@@ -33,12 +33,18 @@ from perdure.runtime.place import Place, private_place
 from perdure.store.api import Store
 from perdure.store.registry import Registry
 from perdure.store.url import registry_from_url, store_from_url
-from perdure.web.actor_route import ActorRoutes, Identify
+from perdure.web.access import Identify
+from perdure.web.actor_route import ActorRoutes
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
 from perdure.web.compression import Compressing
+from perdure.web.docs_page import OPENAPI, PAGE, DocsPages
+from perdure.web.function_route import FunctionRoutes
+from perdure.web.functions import Functions, Match, Registration
 from perdure.web.live_asgi import send_messages
 from perdure.web.live_script import answer_script
 from perdure.web.metrics import Metrics, call_families
+from perdure.web.openapi import Docs
+from perdure.web.operations import Operation, operations_of
 from perdure.web.process_families import LoopLag, process_families
 from perdure.web.shared import Subscribe
 from perdure.web.sites import site_of
@@ -51,11 +57,11 @@ AsgiApp = Callable[[Any, Any, Any], Any]
 _HEALTH = frozenset((b"/-/live", b"/-/ready"))
 _SCRIPT = b"/-/live.js"
 _METRICS = b"/-/metrics"
-_OWN = _HEALTH | {_SCRIPT, _METRICS}
+_OWN_PATHS = _HEALTH | {_SCRIPT, _METRICS, OPENAPI, PAGE}
 
 
-class App:
-    """An application made of actor classes.
+class App(Registration):
+    """An application made of actor classes, and of plain functions beside them.
 
     Args:
         actors: the classes; their names must differ.
@@ -69,6 +75,8 @@ class App:
             something that an attacker may choose: its length would tell of the secret.
         store: `sqlite:DIRECTORY`, `memory:`, or a Store. `perdure run --data/--store` override it.
         limits: the bounds of this process.
+        docs: whether `/-/docs` and `/-/openapi.json` are there; a `Docs` says more. By default
+            while there is no `identify`, or for who asks this machine from itself.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
         clock: where the time comes from; tests put one of their own here.
 
@@ -85,11 +93,17 @@ class App:
         store: str | Store = "sqlite:data",
         limits: Limits | None = None,
         outlets: Mapping[str, Outlet] | None = None,
+        docs: Docs | bool | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]
         _refuse_same_names(self.actor_types)
+        self.functions = Functions(
+            [actor_type.route_name for actor_type in self.actor_types],
+            has_identify=identify is not None,
+        )
         self.identify = identify
+        self._docs = DocsPages(docs, identify, self.operations)
         self.mount = mount
         names = [actor_type.route_name for actor_type in self.actor_types]
         self.compress = compress
@@ -108,6 +122,7 @@ class App:
         self._node: Node | Gateway | None = None
         self._on_end = ExitStack()
         self._routes: ActorRoutes | None = None
+        self._function_routes: FunctionRoutes | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -128,11 +143,13 @@ class App:
         async with self._starting:
             if self._node is not None:
                 return
+            self.functions.closed = True
             with ExitStack() as self._on_end:
                 node = self._make_node(_stores(store or self._store), on_broken, place or Place())
                 await node.start()
                 self._on_end = self._on_end.pop_all()
             self._node = node
+            self._function_routes = FunctionRoutes(node, self.identify)
             self._routes = routes = ActorRoutes(self.actor_types, node, self.identify)
             self._loop_lag.start()
             self.metrics.add("node", node.families)
@@ -222,28 +239,44 @@ class App:
         """How many actors of each class are in this process's memory, by the store's class name."""
         return self._node.awake() if self._node else {}
 
+    def operations(self) -> list[Operation]:
+        """All that can be asked over HTTP, of actors and functions; not of the mounted app."""
+        access = signed_in if self.identify else anyone
+        return operations_of(self.actor_types, self.functions, access)
+
     # -- as the web server's endpoint ------------------------------------------------------------
 
     def match(self, method: bytes, path: bytes) -> object | None:
-        """The actor or health route for this path, or None: then the mounted app is asked."""
+        """The actor, function or health route for this path; None: the mounted app is asked."""
         if self._routes is None:
             return path
-        return self._routes.match(method, path) or (path if path in _OWN else None)
+        return (
+            self._routes.match(method, path)
+            or (path if path in _OWN_PATHS else None)
+            or self.functions.match(path)
+        )
 
     def handle(self, route: object, exchange: "Exchange") -> None:
         """Answer a request whose path matched."""
-        if route == _SCRIPT:
-            answer_script(exchange)
-        elif route == _METRICS:
-            self.metrics.answer(exchange)
-        elif self._routes is None and route not in _HEALTH:
-            exchange.reply_problem(StoppingError("this process is starting or stopping"))
-        elif isinstance(route, bytes):
-            ready = route == b"/-/live" or self.is_ready
-            exchange.reply(200 if ready else 503, b'{"ok":true}' if ready else b'{"ok":false}')
-        else:
-            assert self._routes is not None
+        if isinstance(route, list) and self._routes is not None:
             self._routes.handle(route, exchange)
+        elif isinstance(route, Match) and self._function_routes is not None:
+            self._function_routes.handle(route, exchange)
+        elif isinstance(route, bytes) and route in _OWN_PATHS:
+            self._answer_own(route, exchange)
+        else:
+            exchange.reply_problem(StoppingError("this process is starting or stopping"))
+
+    def _answer_own(self, path: bytes, exchange: "Exchange") -> None:
+        if path in _HEALTH:
+            ready = path == b"/-/live" or self.is_ready
+            exchange.reply(200 if ready else 503, b'{"ok":true}' if ready else b'{"ok":false}')
+        elif path == _SCRIPT:
+            answer_script(exchange)
+        elif path == _METRICS:
+            self.metrics.answer(exchange)
+        else:
+            self._docs.answer(path, exchange)
 
     def subscriber(self, route: object) -> Subscribe | None:
         """What begins a live view for a WebSocket on this route, or None."""

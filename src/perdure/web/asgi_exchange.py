@@ -8,6 +8,7 @@ from perdure.base.limits import Limits
 from perdure.runtime.live import Subscription
 from perdure.web.live_asgi import send_events
 from perdure.web.problems import CONTENT_TYPE, problem, problem_of
+from perdure.web.replies import has_body
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -118,7 +119,9 @@ async def _body(receive: Any, bytes_max: int) -> bytes | None:
 async def _send(
     send: Any, scope: Any, status: int, body: bytes, content_type: bytes, extra: bytes
 ) -> None:
-    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    headers = []
+    if has_body(status):
+        headers += [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
     for line in extra.split(b"\r\n")[:-1]:
         name, _, value = line.partition(b": ")
         headers.append((name, value))

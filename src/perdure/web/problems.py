@@ -24,10 +24,10 @@ from perdure.base.errors import (
 
 CONTENT_TYPE = b"application/problem+json"
 
-_TYPE_PREFIX = "urn:perdure:problem:"
+TYPE_PREFIX = "urn:perdure:problem:"
 _RETRY_AFTER = b"retry-after: 1\r\n"
 
-_TITLES: dict[int, str] = {
+TITLES: dict[int, str] = {
     400: "Bad request",
     401: "Not signed in",
     403: "Forbidden",
@@ -51,7 +51,7 @@ def problem(
     status: int, kind: str, title: str, detail: str | None = None, **extensions: object
 ) -> bytes:
     """Returns the JSON body of a problem; extensions become members beside the standard ones."""
-    members: dict[str, object] = {"type": _TYPE_PREFIX + kind, "title": title, "status": status}
+    members: dict[str, object] = {"type": TYPE_PREFIX + kind, "title": title, "status": status}
     if detail is not None:
         members["detail"] = detail
     members.update(extensions)
@@ -61,7 +61,7 @@ def problem(
 def error_of(document: Any) -> PerdureError:
     """Returns the error that a problem document of another process stands for."""
     members = document if isinstance(document, dict) else {}
-    kind = str(members.get("type", "")).removeprefix(_TYPE_PREFIX) or "internal"
+    kind = str(members.get("type", "")).removeprefix(TYPE_PREFIX) or "internal"
     error = PerdureError(members.get("detail") or members.get("title") or "the server said no more")
     for public in vars(errors).values():
         if isinstance(public, type) and issubclass(public, PerdureError) and public.kind == kind:
@@ -73,9 +73,9 @@ def error_of(document: Any) -> PerdureError:
 def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
     """Returns the status, the problem body and the extra header lines that answer `error`."""
     if not isinstance(error, PerdureError):
-        return 500, problem(500, "internal", _TITLES[500]), b""
+        return 500, problem(500, "internal", TITLES[500]), b""
     status = error.status
-    title = _TITLES_BY_KIND.get(error.kind) or _TITLES.get(status, "The call was refused")
+    title = _TITLES_BY_KIND.get(error.kind) or TITLES.get(status, "The call was refused")
     extensions: dict[str, object] = {}
     if isinstance(error, BadArgumentsError | UniqueError) and error.field is not None:
         extensions["field"] = error.field
