@@ -46,6 +46,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     link_silent_s: float = 3.0  # UnreachableError closes the link
     link_backoff_s: float = 0.02  # before the second attempt to connect; then twice as long
     link_backoff_max_s: float = 1.0
+    door_ttl_s: float = 3.0  # so long balancers see a web process that has died without a word
     lease_ttl_s: float = 3.0  # after a silence this long the others may take a member's actors
 
     # live views

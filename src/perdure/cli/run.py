@@ -4,6 +4,7 @@ import msgspec
 
 from perdure.cli.address import bind
 from perdure.cli.cluster_key import is_read_by_others
+from perdure.cli.door import door_address
 from perdure.cli.failures import Failure
 from perdure.cli.layout import ClusterOptions, check_cluster, layout_of
 from perdure.cli.options import ServeOptions
@@ -34,8 +35,11 @@ def run_app(options: ServeOptions, run: RunOptions) -> int:
     check_cluster(run.cluster, layout)
     if not (run.with_supervisor or layout.is_one):
         raise Failure("several processes need their supervisor", "leave out --no-supervisor")
-    places = Places(layout, run.cluster, options.stores[0])
     bound = None if layout.web == 0 else bind(run.listen)
+    door = None
+    if bound is not None and layout.has_registry:
+        door = door_address(bound, run.cluster, options.stores[0])
+    places = Places(layout, run.cluster, options.stores[0], door)
     _warn_of_open_key(options, run.cluster)
     waits = not (layout.is_one and has_terminal())  # see `waiting`
     options = msgspec.structs.replace(options, waits=waits)

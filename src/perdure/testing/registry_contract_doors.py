@@ -80,9 +80,7 @@ class RegistryDoorsContract(RegistryCase):
     def test_the_first_announcements_may_come_at_once(self) -> None:
         async def body(registry: Registry, place: Place) -> None:
             async with self.opened(place) as other:
-                await asyncio.gather(
-                    registry.announce(_ONE, LONG_S), other.announce(_TWO, LONG_S)
-                )
+                await asyncio.gather(registry.announce(_ONE, LONG_S), other.announce(_TWO, LONG_S))
                 assert await other.doors() == [_ONE, _TWO]
 
         self.run(body)
