@@ -209,6 +209,11 @@ class Backends:
         """Every backend, with those that no source names any more and that still have work."""
         return [*self._named.values(), *self._leaving]
 
+    @property
+    def has_any(self) -> bool:
+        """Whether a request could be sent anywhere."""
+        return bool(self._up)
+
     def watch(self, watcher: Callable[[Backend], None]) -> None:
         """The watcher is called for each new backend, and after each change of a state."""
         self._watchers.append(watcher)
@@ -216,7 +221,7 @@ class Backends:
     # --- for those who forward
 
     def choose(
-        self, request_hash: int | None = None, excluding: Container[Backend] = ()
+        self, request_hash: int | None = None, excluding: Container[Backend | None] = ()
     ) -> Backend | None:
         """The backend for the next request; None when there is none to be had.
 

@@ -1,0 +1,178 @@
+"""A process that balances: read what it was told, serve, leave in order.
+
+SIGTERM → `/-/balance/ready` says no, still accepting → what is under way ends → exit 0
+a second signal → exit at once
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import uvloop
+
+from perdure.balance.access_log import write_access
+from perdure.balance.backends import Backends, Target
+from perdure.balance.health import HealthRules
+from perdure.balance.keys import HashOf, key_reader
+from perdure.balance.policies import PolicyName
+from perdure.balance.server import Balancer
+from perdure.balance.shared import Shared
+from perdure.base.limits import BalanceLimits
+from perdure.cli.address import bind, joined, split
+from perdure.cli.failures import Failure
+from perdure.cli.logs import set_up_logs
+
+_EXAMPLE = "10.0.0.1:8000"
+
+
+class BalanceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `perdure balance` was told."""
+
+    backends: list[str]
+    listen: str
+    policy: str
+    hash_key: str | None
+    health: str
+    health_interval_s: float
+    trust: list[str]
+    via: str | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    admin: str | None
+    access_log: bool
+    grace_s: float
+    log_level: str
+    log_format: str
+
+
+def run_balancer(options: BalanceOptions) -> int:
+    """Balance until told to stop; returns the exit code. Raises Failure."""
+    targets = [_target(text) for text in options.backends]
+    if len({target.name for target in targets}) < len(targets):
+        raise Failure("a backend is named twice", "give each once, with =WEIGHT if it is bigger")
+    backends = Backends(_policy(options))
+    shared = Shared(
+        backends,
+        BalanceLimits(),
+        hash_of=_hash_of(options),
+        is_trusted=_trusting(options.trust),
+        via=(options.via or "").encode("ascii", "replace"),
+        access_log=write_access if options.access_log else None,
+    )
+    health = None
+    if options.health:
+        if not options.health.startswith("/") or not options.health.isprintable():
+            raise Failure(f"--health is {options.health!r}", "use a path, such as /-/ready")
+        health = HealthRules(path=options.health, interval_s=options.health_interval_s)
+    context = _context(options.tls_cert, options.tls_key)
+    set_up_logs(options.log_level, options.log_format)
+    if options.access_log:
+        logging.getLogger("perdure.balance.access").setLevel(logging.INFO)
+    admin = None if options.admin is None else bind(options.admin)
+    bound = bind(options.listen)
+    backends.update(targets)
+    balancer = Balancer(shared, health)
+    uvloop.run(_balance(balancer, options, bound, admin, context))
+    return 0
+
+
+async def _balance(
+    balancer: Balancer,
+    options: BalanceOptions,
+    bound: socket.socket,
+    admin: socket.socket | None,
+    context: ssl.SSLContext | None,
+) -> None:
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    numbers: list[int] = []
+
+    def on_signal(number: int) -> None:
+        if numbers:  # somebody does not want to wait
+            logging.shutdown()
+            os._exit(128 + number)
+        numbers.append(number)
+        told.set()
+
+    await balancer.start(bound, context, admin)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    scheme = "http" if context is None else "https"
+    host, port = bound.getsockname()[:2]
+    print(  # noqa: T201
+        f"perdure balances {scheme}://{joined(host, port)} over {len(options.backends)} backends",
+        flush=True,
+    )
+    await told.wait()
+    # The grace lets others notice. Nobody waits for that before a terminal with a Ctrl-C.
+    await balancer.drain(0 if numbers[0] == signal.SIGINT else options.grace_s)
+
+
+def _target(text: str) -> Target:
+    address, equals, weight = text.partition("=")
+    host, port = split(address, _EXAMPLE)
+    if equals and not (weight.isascii() and weight.isdecimal() and 1 <= int(weight) <= 1000):
+        raise Failure(f"{text!r} has no weight from 1 to 1000", f"for example {_EXAMPLE}=2")
+    if port == 0:
+        raise Failure(f"{text!r} has no port", f"for example {_EXAMPLE}")
+    return Target(name=address, host=host, port=port, weight=int(weight or 1))
+
+
+def _policy(options: BalanceOptions) -> PolicyName:
+    names: tuple[PolicyName, ...] = get_args(PolicyName)
+    for name in names:
+        if name == options.policy:
+            if name == "hash" and options.hash_key is None:
+                raise Failure("--policy hash does not say of what", "for example --hash path:2")
+            return name
+    raise Failure(f"--policy is {options.policy!r}", f"use one of: {', '.join(names)}")
+
+
+def _hash_of(options: BalanceOptions) -> HashOf | None:
+    if options.hash_key is None:
+        return None
+    if options.policy != "hash":
+        raise Failure("--hash is for --policy hash")
+    try:
+        return key_reader(options.hash_key)
+    except ValueError as error:
+        hint = "use header:NAME, cookie:NAME or path:N"
+        raise Failure(f"--hash is {options.hash_key!r}", hint) from error
+
+
+def _trusting(ranges: list[str]) -> Callable[[str], bool] | None:
+    if not ranges:
+        return None
+    try:
+        networks = [ipaddress.ip_network(text) for text in ranges]
+    except ValueError as error:
+        raise Failure(f"--trust: {error}", "for example --trust 10.0.0.0/8") from error
+
+    def is_trusted(address: str) -> bool:
+        if not address:
+            return True  # a Unix socket: who may open it is for the file's mode to say
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+        return any(parsed in network for network in networks)
+
+    return is_trusted
+
+
+def _context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None or key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise Failure(f"the certificate {certificate} cannot be used: {error}") from error
+    return context
