@@ -149,6 +149,7 @@ class Haproxy:
                     answer = (await reader.read(_ANSWER_BYTES_MAX)).decode().strip()
                 finally:
                     writer.close()
+                    await writer.wait_closed()
         except (OSError, TimeoutError) as error:
             raise EngineError(f"haproxy does not answer to {name!r}: {error}") from None
         if answer and not any(done in answer for done in _DONE):
@@ -168,10 +169,6 @@ class Haproxy:
             stderr=asyncio.subprocess.PIPE,
             preexec_fn=_end_with_parent,
         )
-        self._told = State(
-            tuple(msgspec.structs.replace(slot, is_draining=False) for slot in self._wanted.slots),
-            self._wanted.owners,
-        )
         assert self._child.stderr is not None
         self._reading = asyncio.create_task(_last_words(self._child.stderr))
         end_s = asyncio.get_running_loop().time() + _START_S
@@ -180,6 +177,10 @@ class Haproxy:
                 await self._kill()
                 raise EngineError(f"haproxy does not start: {await self._reading}")
             await asyncio.sleep(_POLL_S)
+        self._told = State(
+            tuple(msgspec.structs.replace(slot, is_draining=False) for slot in self._wanted.slots),
+            self._wanted.owners,
+        )
         await self._tell()
         log.info("haproxy serves", extra={"listen": self._options.listen})
 
@@ -193,9 +194,10 @@ class Haproxy:
     async def _listens(self) -> bool:
         try:
             _, writer = await asyncio.open_unix_connection(self._files.socket)
+            writer.close()
+            await writer.wait_closed()
         except OSError:
             return False
-        writer.close()
         return True
 
     async def _kill(self) -> None:

@@ -1,6 +1,7 @@
 """The engine `haproxy`, with the real program on loopback."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -33,25 +34,31 @@ class Web:
         self.heads: list[str] = []
 
     async def start(self) -> None:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        loop = asyncio.get_running_loop()
+        self.server = await loop.create_server(lambda: _Answering(self), "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-            return
+    def answer(self, head: str) -> bytes:
         status = 200 if self.is_ready or "/-/ready" not in head else 503
         if "/-/ready" not in head:
             self.heads.append(head)
-        body = self.name.encode()
-        writer.write(
-            b"HTTP/1.1 %d X\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
-            % (status, len(body), body)
+        return (
+            f"HTTP/1.1 {status} X\r\ncontent-length: {len(self.name)}\r\n\r\n{self.name}".encode()
         )
-        writer.close()
+
+
+class _Answering(asyncio.Protocol):
+    """A connection to a server."""
+
+    def __init__(self, web: Web) -> None:
+        self.web = web
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(self.web.answer(data.decode("latin-1")))  # type: ignore[attr-defined]
 
 
 class Bench:
@@ -103,7 +110,7 @@ class Bench:
         lines = [f"GET {path} HTTP/1.1", "host: shop", "connection: close", *headers, "", ""]
         writer.write("\r\n".join(lines).encode())
         answer = (await reader.read()).decode("latin-1")
-        writer.close()
+        await closed(writer)
         head, _, body = answer.partition("\r\n\r\n")
         return int(head.split()[1]), body
 
@@ -127,6 +134,12 @@ async def bench(*names: str, **options: object) -> AsyncIterator[Bench]:
             await asyncio.gather(made.running, return_exceptions=True)
         for web in made.webs:
             web.server.close()
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -255,7 +268,7 @@ async def test_it_ends_with_who_started_it() -> None:
 async def test_what_cannot_be_started_says_why() -> None:
     async with bench("a") as here:
         await here.take(*here.webs)
-        other = Haproxy(here.engine._options)  # the same port
+        other = Haproxy(HaproxyOptions(listen=here.webs[0].address))  # which is taken
         other.take(Found((target_of("127.0.0.1:1"),)))
         with pytest.raises(EngineError, match="does not start"):
             await other.run()
@@ -270,7 +283,7 @@ async def test_tcp_connections_are_passed_on_with_who_is_connected() -> None:
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if received := await reader.read(100):
             heard.put_nowait(received)
-        writer.close()
+        await closed(writer)
 
     async with bench(mode="tcp", send_proxy=True) as here:
         web = await here.add("a")
@@ -282,7 +295,7 @@ async def test_tcp_connections_are_passed_on_with_who_is_connected() -> None:
             name = writer.get_extra_info("sockname")
             writer.write(b"hello")
             received = await heard.get()
-            writer.close()
+            await closed(writer)
             if received.endswith(b"hello"):
                 break
         assert received.startswith(b"\r\n\r\n\0\r\nQUIT\n\x21\x11")
@@ -332,7 +345,6 @@ async def test_an_owner_that_is_down_unready_or_gone_gets_no_stand_in() -> None:
         await until_so(only_b)
         assert await here.get("/cart/alice/add") == (200, "a")  # still the one, while it answers
         a.server.close()
-        await a.server.wait_closed()
         assert (await here.get("/cart/alice/add"))[0] == 503
         await here.take(b)  # it is gone from the list, the map not yet new
         assert (await here.get("/cart/alice/add"))[0] == 503
