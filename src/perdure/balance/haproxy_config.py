@@ -44,7 +44,8 @@ class HaproxyOptions(msgspec.Struct, frozen=True, kw_only=True):
     by_owner: tuple[str, ...] = ()  # the first part of actors' paths
     health_path: str = "/-/ready"
     send_proxy: bool = False
-    trusted: tuple[str, ...] = ()  # networks, from where connections begin with a PROXY header
+    trusted: tuple[str, ...] = ()  # networks of proxies that are believed
+    accept_proxy: bool = False  # from those connections begin with a PROXY header
 
 
 class Files(msgspec.Struct, frozen=True):
@@ -76,6 +77,8 @@ def _check(options: HaproxyOptions) -> None:
             raise EngineError(f"{name!r} cannot be the first part of an actor's path")
     if not _PATH.fullmatch(options.health_path):
         raise EngineError(f"{options.health_path!r} is no path for checks of health")
+    if options.accept_proxy and not options.trusted:
+        raise EngineError("a PROXY header is taken from trusted networks only: name them")
     for network in options.trusted:
         try:
             ipaddress.ip_network(network)
@@ -118,14 +121,17 @@ def _frontend(options: HaproxyOptions, files: Files) -> list[str]:
     lines = [f"bind {options.listen}"]
     if options.trusted:
         lines.append(f"acl trusted src {' '.join(options.trusted)}")
+    if options.accept_proxy:
         lines.append("tcp-request connection expect-proxy layer4 if trusted")
     if options.mode == "tcp":
         return [*lines, "default_backend web"]
-    lines += [f"http-request del-header {name}" for name in _FORWARDED]
+    # with a PROXY header the source is the client, which nobody trusts
+    unless = " unless trusted" if options.trusted and not options.accept_proxy else ""
+    lines += [f"http-request del-header {name}{unless}" for name in _FORWARDED]
     lines += [
         "option forwardfor",
-        "http-request set-header x-forwarded-proto http",
-        "http-request set-header x-forwarded-host %[req.hdr(host)]",
+        f"http-request set-header x-forwarded-proto http{unless}",
+        f"http-request set-header x-forwarded-host %[req.hdr(host)]{unless}",
         f"http-request disable-l7-retry unless {_REPEATABLE}",
     ]
     if options.by_owner:

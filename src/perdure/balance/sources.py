@@ -48,7 +48,10 @@ Take = Callable[[Found], None]
 class Source(Protocol):
     """Something that can be read for backends."""
 
-    every_s: float | None  # how long after a reading comes the next; None: there is no other
+    @property
+    def every_s(self) -> float | None:
+        """How long after a reading comes the next; None: there is no other."""
+        ...
 
     async def read(self) -> Found | None:
         """What it says now; None: the same as the last time. Raises SourceError."""
@@ -185,9 +188,8 @@ class FixedSource:
 
     every_s = None
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        """Raises SourceError for what names no backend."""
-        self._found = found_in_text("\n".join(addresses))
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._found = Found(tuple(targets))
 
     async def read(self) -> Found | None:
         return self._found

@@ -93,7 +93,9 @@ def test_any_text_is_a_list_or_refused(text: str) -> None:
 @async_test
 async def test_what_the_command_line_names_stays() -> None:
     backends = Backends()
-    await follow(FixedSource([A, B]), into(backends), VirtualClock())  # and ends
+    await follow(
+        FixedSource([target_of(A), target_of(B)]), into(backends), VirtualClock()
+    )  # and ends
     assert [one.target.name for one in backends.all()] == [A, B]
 
 
