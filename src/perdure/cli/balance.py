@@ -10,8 +10,19 @@ from perdure.cli.failures import Failure
 
 def balance(
     backends: Annotated[
-        list[str], typer.Argument(metavar="BACKEND...", help="HOST:PORT, [=WEIGHT] behind it.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="BACKEND...", help="HOST:PORT, [=WEIGHT] behind it."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="File with one backend a line, or JSON; it is watched.")
+    ] = None,
+    dns: Annotated[
+        str | None, typer.Option(help="NAME:PORT whose addresses are the backends.")
+    ] = None,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(help="postgresql://… of the cluster whose web processes are the backends."),
+    ] = None,
     listen: Annotated[str, typer.Option(help="HOST:PORT")] = "127.0.0.1:8080",
     policy: Annotated[
         str, typer.Option(help="peak-ewma, least-connections, round-robin or hash")
@@ -39,6 +50,20 @@ def balance(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to go on accepting after SIGTERM.")
     ] = 1.0,
+    mode: Annotated[str, typer.Option(help="http, or tcp: pass bytes on unseen.")] = "http",
+    engine: Annotated[
+        str, typer.Option(help="builtin, or haproxy: drive that program, which must be there.")
+    ] = "builtin",
+    by_owner: Annotated[
+        list[str] | None,
+        typer.Option(help="Actor type whose requests go to their owner's machine (haproxy)."),
+    ] = None,
+    send_proxy: Annotated[
+        bool, typer.Option(help="Tell backends the client by PROXY v2 (tcp, haproxy).")
+    ] = False,
+    accept_proxy: Annotated[
+        bool, typer.Option(help="Expect PROXY v2 from those in --trust (tcp, haproxy).")
+    ] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "warning",
     log_format: Annotated[str, typer.Option(help="text or json")] = "text",
 ) -> None:
@@ -46,14 +71,23 @@ def balance(
 
     A server that fails is left out, and its requests go to the others where that is safe.
 
+    Where the servers are is named here, in a file, by DNS, or read from a cluster's own database.
+
     Example: perdure balance --listen 0.0.0.0:80 10.0.0.1:8000 10.0.0.2:8000
     """
+    from perdure.cli.balance_sources import SourceOptions
     from perdure.cli.balancing import BalanceOptions, run_balancer
 
     if (tls_cert is None) != (tls_key is None):
         raise Failure("--tls-cert and --tls-key go together")
     options = BalanceOptions(
-        backends=backends,
+        backends=backends or [],
+        sources=SourceOptions(file=file, dns=dns, stores=tuple(store or ())),
+        mode=mode,
+        engine=engine,
+        by_owner=tuple(by_owner or ()),
+        send_proxy=send_proxy,
+        accept_proxy=accept_proxy,
         listen=listen,
         policy=policy,
         hash_key=hash_key,

@@ -7,26 +7,31 @@ a second signal → exit at once
 import asyncio
 import ipaddress
 import logging
-import os
-import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import uvloop
 
 from perdure.balance.access_log import write_access
 from perdure.balance.backends import Backends, Target
+from perdure.balance.haproxy_config import HaproxyOptions
 from perdure.balance.health import HealthRules
 from perdure.balance.keys import HashOf, key_reader
 from perdure.balance.policies import PolicyName
 from perdure.balance.server import Balancer
 from perdure.balance.shared import Shared
+from perdure.balance.sources import Source, follow, into
+from perdure.balance.tcp import TcpOptions
+from perdure.base.clock import SystemClock
 from perdure.base.limits import BalanceLimits
 from perdure.cli.address import bind, joined, split
+from perdure.cli.balance_engines import networks, run_haproxy, run_tcp
+from perdure.cli.balance_sources import SourceOptions, source_of
+from perdure.cli.ending import Ending
 from perdure.cli.failures import Failure
 from perdure.cli.logs import set_up_logs
 
@@ -37,6 +42,12 @@ class BalanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `perdure balance` was told."""
 
     backends: list[str]
+    sources: SourceOptions = SourceOptions()
+    mode: str = "http"
+    engine: str = "builtin"
+    by_owner: tuple[str, ...] = ()
+    send_proxy: bool = False
+    accept_proxy: bool = False
     listen: str
     policy: str
     hash_key: str | None
@@ -55,9 +66,64 @@ class BalanceOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_balancer(options: BalanceOptions) -> int:
     """Balance until told to stop; returns the exit code. Raises Failure."""
+    source = _source(options)
+    _check(options)
+    if options.engine == "haproxy":
+        return run_haproxy(source, _for_haproxy(options))
+    if options.mode == "tcp":
+        tcp = TcpOptions(
+            send_proxy=options.send_proxy,
+            trusted=networks(options.trust) if options.accept_proxy else (),
+        )
+        set_up_logs(options.log_level, options.log_format)
+        return run_tcp(Backends(_policy(options)), source, tcp, bind(options.listen))
+    return _run_http(options, source)
+
+
+def _source(options: BalanceOptions) -> Source:
     targets = [_target(text) for text in options.backends]
     if len({target.name for target in targets}) < len(targets):
         raise Failure("a backend is named twice", "give each once, with =WEIGHT if it is bigger")
+    return source_of(targets, options.sources, with_owners=bool(options.by_owner))
+
+
+def _check(options: BalanceOptions) -> None:
+    """Raise Failure for what does not go together."""
+    is_haproxy = options.engine == "haproxy"
+    if options.engine not in ("builtin", "haproxy"):
+        raise Failure(f"--engine is {options.engine!r}", "use builtin or haproxy")
+    if options.mode not in ("http", "tcp"):
+        raise Failure(f"--mode is {options.mode!r}", "use http or tcp")
+    if options.by_owner and not is_haproxy:
+        raise Failure("--by-owner is for --engine haproxy", "the built-in one spreads all requests")
+    if options.mode == "tcp" and options.hash_key is not None:
+        raise Failure("--mode tcp does not look into requests", "it hashes the client's address")
+    if options.mode == "http" and options.send_proxy:
+        raise Failure("--send-proxy is for --mode tcp", "in HTTP mode X-Forwarded-For tells it")
+    if options.accept_proxy and not options.trust:
+        raise Failure("--accept-proxy would believe anybody", "say whom: --trust 10.0.0.0/8")
+    if options.accept_proxy and options.mode == "http" and not is_haproxy:
+        raise Failure("--accept-proxy is for --mode tcp or --engine haproxy")
+    if (is_haproxy or options.mode == "tcp") and options.tls_cert is not None:
+        raise Failure("TLS is ended by the built-in balancer in HTTP mode only")
+
+
+def _for_haproxy(options: BalanceOptions) -> HaproxyOptions:
+    set_up_logs(options.log_level, options.log_format)
+    return HaproxyOptions(
+        listen=options.listen,
+        mode="tcp" if options.mode == "tcp" else "http",
+        policy=_policy(options),
+        hash_by=options.hash_key,
+        by_owner=options.by_owner,
+        health_path=options.health,
+        send_proxy=options.send_proxy,
+        trusted=tuple(str(network) for network in networks(options.trust)),
+        accept_proxy=options.accept_proxy,
+    )
+
+
+def _run_http(options: BalanceOptions, source: Source) -> int:
     backends = Backends(_policy(options))
     shared = Shared(
         backends,
@@ -78,42 +144,31 @@ def run_balancer(options: BalanceOptions) -> int:
         logging.getLogger("perdure.balance.access").setLevel(logging.INFO)
     admin = None if options.admin is None else bind(options.admin)
     bound = bind(options.listen)
-    backends.update(targets)
     balancer = Balancer(shared, health)
-    uvloop.run(_balance(balancer, options, bound, admin, context))
+    following = follow(source, into(backends), SystemClock())
+    uvloop.run(_balance(balancer, options, following, (bound, admin, context)))
     return 0
 
 
 async def _balance(
     balancer: Balancer,
     options: BalanceOptions,
-    bound: socket.socket,
-    admin: socket.socket | None,
-    context: ssl.SSLContext | None,
+    source: Coroutine[Any, Any, None],
+    sockets: tuple[socket.socket, socket.socket | None, ssl.SSLContext | None],
 ) -> None:
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    numbers: list[int] = []
-
-    def on_signal(number: int) -> None:
-        if numbers:  # somebody does not want to wait
-            logging.shutdown()
-            os._exit(128 + number)
-        numbers.append(number)
-        told.set()
-
+    bound, admin, context = sockets
+    following = asyncio.create_task(source)
+    await asyncio.sleep(0)  # backends that were named are there before the first request
     await balancer.start(bound, context, admin)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    ending = Ending()
     scheme = "http" if context is None else "https"
     host, port = bound.getsockname()[:2]
-    print(  # noqa: T201
-        f"perdure balances {scheme}://{joined(host, port)} over {len(options.backends)} backends",
-        flush=True,
-    )
-    await told.wait()
+    over = f" over {len(options.backends)} backends" if options.backends else ""
+    print(f"perdure balances {scheme}://{joined(host, port)}{over}", flush=True)  # noqa: T201
     # The grace lets others notice. Nobody waits for that before a terminal with a Ctrl-C.
-    await balancer.drain(0 if numbers[0] == signal.SIGINT else options.grace_s)
+    await balancer.drain(0 if await ending.wait() else options.grace_s)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
 
 
 def _target(text: str) -> Target:
@@ -130,7 +185,7 @@ def _policy(options: BalanceOptions) -> PolicyName:
     names: tuple[PolicyName, ...] = get_args(PolicyName)
     for name in names:
         if name == options.policy:
-            if name == "hash" and options.hash_key is None:
+            if name == "hash" and options.hash_key is None and options.mode == "http":
                 raise Failure("--policy hash does not say of what", "for example --hash path:2")
             return name
     raise Failure(f"--policy is {options.policy!r}", f"use one of: {', '.join(names)}")

@@ -109,8 +109,12 @@ class Bench:
             return 0, ""
         lines = [f"GET {path} HTTP/1.1", "host: shop", "connection: close", *headers, "", ""]
         writer.write("\r\n".join(lines).encode())
-        answer = (await reader.read()).decode("latin-1")
-        await closed(writer)
+        try:
+            answer = (await reader.read()).decode("latin-1")
+        except ConnectionError:
+            return 0, ""
+        finally:
+            await closed(writer)
         head, _, body = answer.partition("\r\n\r\n")
         return int(head.split()[1]), body
 
