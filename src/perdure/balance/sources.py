@@ -86,6 +86,16 @@ async def follow(source: Source, take: Take, clock: Clock) -> None:
         await source.close()
 
 
+async def read_once(source: Source) -> Found:
+    """What it says now; raises SourceError."""
+    try:
+        found = await source.read()
+        assert found is not None, "a first reading always says something"
+        return found
+    finally:
+        await source.close()
+
+
 def into(backends: Backends) -> Take:
     """What hands on to the backends of the built-in balancer."""
     drained: frozenset[str] = frozenset()

@@ -73,15 +73,24 @@ def balance(
 
     Where the servers are is named here, in a file, by DNS, or read from a cluster's own database.
 
+    With `explain URL` before the servers, say only where that would be sent, and why.
+
     Example: perdure balance --listen 0.0.0.0:80 10.0.0.1:8000 10.0.0.2:8000
     """
     from perdure.cli.balance_sources import SourceOptions
-    from perdure.cli.balancing import BalanceOptions, run_balancer
+    from perdure.cli.balancing import BalanceOptions, explain_url, run_balancer
 
     if (tls_cert is None) != (tls_key is None):
         raise Failure("--tls-cert and --tls-key go together")
+    given = list(backends or [])
+    url = None
+    if given[:1] == ["explain"]:  # no address, and so no backend
+        if len(given) == 1:
+            raise Failure("explain what?", "perdure balance explain /cart/alice/view …")
+        url = given[1]
+        given = given[2:]
     options = BalanceOptions(
-        backends=backends or [],
+        backends=given,
         sources=SourceOptions(file=file, dns=dns, stores=tuple(store or ())),
         mode=mode,
         engine=engine,
@@ -103,4 +112,7 @@ def balance(
         log_level=log_level,
         log_format=log_format,
     )
+    if url is not None:
+        typer.echo(explain_url(options, url))
+        return
     raise typer.Exit(run_balancer(options))

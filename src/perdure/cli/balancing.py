@@ -18,15 +18,17 @@ import uvloop
 
 from perdure.balance.access_log import write_access
 from perdure.balance.backends import Backends, Target
+from perdure.balance.explain import Rules, explain
 from perdure.balance.haproxy_config import HaproxyOptions
 from perdure.balance.health import HealthRules
 from perdure.balance.keys import HashOf, key_reader
 from perdure.balance.policies import PolicyName
 from perdure.balance.server import Balancer
 from perdure.balance.shared import Shared
-from perdure.balance.sources import Source, follow, into
+from perdure.balance.sources import Source, follow, into, read_once
 from perdure.balance.tcp import TcpOptions
 from perdure.base.clock import SystemClock
+from perdure.base.errors import SourceError
 from perdure.base.limits import BalanceLimits
 from perdure.cli.address import bind, joined, split
 from perdure.cli.balance_engines import networks, run_haproxy, run_tcp
@@ -78,6 +80,24 @@ def run_balancer(options: BalanceOptions) -> int:
         set_up_logs(options.log_level, options.log_format)
         return run_tcp(Backends(_policy(options)), source, tcp, bind(options.listen))
     return _run_http(options, source)
+
+
+def explain_url(options: BalanceOptions, url: str) -> str:
+    """Where a balancer with these options would send a request. Raises Failure."""
+    source = _source(options)
+    _check(options)
+    rules = Rules(
+        policy=_policy(options),
+        hash_key=options.hash_key,
+        by_owner=options.by_owner,
+        is_haproxy=options.engine == "haproxy",
+        is_tcp=options.mode == "tcp",
+    )
+    _hash_of(options)
+    try:
+        return explain(url, rules, asyncio.run(read_once(source)))
+    except SourceError as error:
+        raise Failure(str(error)) from error
 
 
 def _source(options: BalanceOptions) -> Source:
