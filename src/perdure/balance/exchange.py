@@ -198,7 +198,13 @@ class Exchange:
         """
         is_stale = was_reused and kind == "broken-off"
         self._leave(None, failed=not is_stale, is_tried=not is_stale)
-        if kind == "broken-off" and self._may_repeat() and self._shared.budget.take():
+        repeats = (
+            kind == "broken-off"
+            and self._may_repeat()
+            and (is_stale or self._has_alternative())
+            and self._shared.budget.take()
+        )
+        if repeats:
             self.start(wants_fresh=is_stale)
         else:
             self._fail(kind)

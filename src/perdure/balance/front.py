@@ -51,6 +51,7 @@ class ClientConnection(asyncio.Protocol):
         "_peer",
         "_phase",
         "_progress_s",
+        "_saw_end",
         "_shared",
         "_stamp_s",
         "_stays",
@@ -73,6 +74,7 @@ class ClientConnection(asyncio.Protocol):
         self._chunks: ChunkReader | None = None
         self._stays = True  # whether the connection outlives the exchange
         self._was_used = False
+        self._saw_end = False  # the client sends no more, and still wants its answers
         self._is_paused = False
         self._stamp_s = shared.now_s
         self._buffered_bytes = 0
@@ -113,13 +115,15 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         exchange = self._exchange
-        if exchange is None or self._phase == _BODY or self._peer.scheme == "https":
+        if self._phase in (_BODY, _DONE) or self._peer.scheme == "https":
             return False
-        if self._phase == _TUNNEL:
-            if exchange.upstream is not None:
-                exchange.upstream.end_tunnel()
-        else:
-            self._stays = False  # it still wants its answer
+        if exchange is None and not self._held:
+            return False
+        self._saw_end = True
+        if self._phase == _TUNNEL and exchange is not None and exchange.upstream is not None:
+            exchange.upstream.end_tunnel()
+        elif self._phase == _HEAD and b"\r\n\r\n" not in self._held:
+            return False
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -332,6 +336,9 @@ class ClientConnection(asyncio.Protocol):
                 self._hold(rest)
 
     def _wait_for_head(self, data: bytes) -> None:
+        if self._saw_end:
+            self._end()
+            return
         if not self._held:
             self._stamp_s = self._shared.now_s
         if data[:2] == b"\r\n":  # an empty line before a request is to be ignored (RFC 9112, 2.2)
@@ -359,7 +366,7 @@ class ClientConnection(asyncio.Protocol):
     def _go_on(self) -> None:
         self._exchange = None
         self._stamp_s = self._shared.now_s
-        if not self._stays or self._phase == _BODY:
+        if not self._stays or self._phase == _BODY or (self._saw_end and not self._held):
             self._end()
             return
         self._phase = _HEAD

@@ -310,6 +310,7 @@ class Pool:
         self._idle: list[Upstream] = []
         self._waiting: deque[Exchange] = deque()
         self._size = 0
+        self._opening = 0  # of these; not the number of tasks, which outlive what they do
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self) -> Upstream | None:
@@ -371,12 +372,10 @@ class Pool:
             task.cancel()
 
     def _connect_if_needed(self) -> None:
-        opening = len(self._tasks)
-        if (
-            opening < len(self._waiting)
-            and self._size < self._shared.limits.backend_connections_max
-        ):
+        has_room = self._size < self._shared.limits.backend_connections_max
+        if has_room and self._opening < len(self._waiting):
             self._size += 1
+            self._opening += 1
             task = asyncio.get_running_loop().create_task(self._connect())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -395,6 +394,7 @@ class Pool:
             is_open = False
         else:
             is_open = upstream.is_usable  # it may have been closed in the meantime
+        self._opening -= 1
         if is_open:
             upstream.is_counted = True
             self.give(upstream)

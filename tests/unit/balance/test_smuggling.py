@@ -1,5 +1,7 @@
 """Requests that two parties could read differently: refused, and never seen by a backend."""
 
+import re
+
 import pytest
 import uvloop
 from tests.unit.balance.scripted import balancing, ok, say
@@ -61,7 +63,7 @@ def test_what_is_not_clear_is_refused(raw: bytes, *, is_first: bool) -> None:
             before = b"" if is_first else b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n"
             told = await front.ask(before + raw + b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"HTTP/1.1 %d" % CASES[raw] in told
-            assert told.count(b"HTTP/1.1 ") == (1 if is_first else 2)
+            assert len(re.findall(rb"HTTP/1.1 \d", told)) == (1 if is_first else 2)
             assert b"smuggled" not in backend.seen
 
     uvloop.run(body())
