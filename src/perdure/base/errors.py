@@ -301,6 +301,25 @@ class HandshakeError(WireError):
     kind = "handshake"
 
 
+class ProxyProtocolError(PerdureError):
+    """A connection from a trusted proxy did not begin with a correct PROXY header; it is closed."""
+
+    kind = "proxy-protocol"
+
+
+class SourceError(PerdureError):
+    """Raised when it cannot be read which backends a balancer has; it keeps those it knew."""
+
+    kind = "source"
+
+
+class EngineError(PerdureError):
+    """Raised when the program that carries out the balancing cannot be started, or refuses what it
+    is told."""
+
+    kind = "engine"
+
+
 class StoreLockedError(StoreError):
     """Raised when another process owns the data directory; the message names it."""
 

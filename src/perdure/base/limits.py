@@ -47,12 +47,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     link_silent_s: float = 3.0  # UnreachableError closes the link
     link_backoff_s: float = 0.02  # before the second attempt to connect; then twice as long
     link_backoff_max_s: float = 1.0
+    door_ttl_s: float = 3.0  # so long balancers see a web process that has died without a word
     lease_ttl_s: float = 3.0  # after a silence this long the others may take a member's actors
 
     # live views
     live_topics_max: int = 10_000  # OverloadedError; different views that are watched
     live_subscribers_max: int = 20_000  # OverloadedError
     live_heartbeat_s: float = 15.0  # a sign of life for proxies, and to find dead clients
+
+    # the balancer, passing on TCP connections
+    tcp_connections_max: int = 10_000  # beyond it a new one is closed at once
+    tcp_connect_s: float = 2.0  # then the next backend is tried
+    tcp_attempts_max: int = 3  # backends that are tried for one connection
+    tcp_idle_s: float = 600.0  # a connection on which nothing moved for this long is cut
+    proxy_header_s: float = 5.0  # ProxyProtocolError
 
     # the web server
     connections_max: int = 10_000  # 503, then close
@@ -68,3 +76,36 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     write_timeout_s: float = 60.0  # a reader that takes nothing for this long is cut off
     drain_s: float = 30.0  # the longest a graceful stop waits for what still runs
     websocket_message_bytes_max: int = 1 << 20  # close 1009
+
+
+class BalanceLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one load balancer. What a client or a backend sees is in the comment."""
+
+    # clients
+    connections_max: int = 10_000  # beyond it a connection is cut off at once
+    header_bytes_max: int = 32 << 10  # 431
+    target_bytes_max: int = 8 << 10  # 414
+    body_bytes_max: int = 64 << 20  # 413
+    pipelined_bytes_max: int = 64 << 10  # that wait behind a request: reading pauses
+    header_timeout_s: float = 10.0  # 408
+    body_timeout_s: float = 30.0  # 408 when no byte came for this long
+    idle_timeout_s: float = 75.0  # a kept-alive connection without a request is closed
+    write_timeout_s: float = 60.0  # a reader that takes nothing for this long is cut off
+    tunnel_idle_s: float = 3_600.0  # a WebSocket on which nothing moves for this long is closed
+    drain_s: float = 30.0  # the longest a graceful stop waits for what is under way
+
+    # backends
+    backend_connections_max: int = 1_024  # to each; further requests wait for one
+    waiting_requests_max: int = 1_024  # for a connection to one backend: 503
+    waiting_s: float = 5.0  # the longest they wait: 503
+    connect_s: float = 2.0  # 502
+    answer_head_bytes_max: int = 64 << 10  # 502
+    answer_s: float = 60.0  # until the head of an answer is there: 504
+    answer_idle_s: float = 120.0  # an answer of which nothing came for this long is cut off
+    backend_idle_s: float = 4.0  # an unused connection is closed; most servers wait 5 s or longer
+
+    # retries
+    attempts_max: int = 3  # for one request
+    replay_bytes_max: int = 64 << 10  # a longer body is not sent a second time
+    retry_share: float = 0.2  # of the requests of the last ten seconds
+    retries_min: int = 100  # in ten seconds, however few requests there were

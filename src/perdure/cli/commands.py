@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from perdure.cli.balance import balance
 from perdure.cli.failures import Failure
 from perdure.cli.layout import STATE_MAX, WEB_MAX, ClusterOptions
 
@@ -195,6 +196,7 @@ state = typer.Typer(
     help="Look into a store, take its actors out, and put them in.", no_args_is_help=True
 )
 cli.add_typer(state, name="state")
+cli.command()(balance)
 
 _Data = Annotated[Path, typer.Option("--data", help="Directory of the SQLite store.")]
 _DEFAULT_DATA = Path("data")

@@ -7,6 +7,7 @@ import msgspec
 from perdure.base.metrics import Audience
 from perdure.cli.address import bind, bind_row
 from perdure.cli.cluster_key import is_read_by_others
+from perdure.cli.door import door_address
 from perdure.cli.failures import Failure
 from perdure.cli.front import check_front
 from perdure.cli.layout import ClusterOptions, check_cluster, layout_of
@@ -40,8 +41,11 @@ def run_app(options: ServeOptions, run: RunOptions) -> int:
     check_cluster(run.cluster, layout)
     if not (run.with_supervisor or layout.is_one):
         raise Failure("several processes need their supervisor", "leave out --no-supervisor")
-    places = Places(layout, run.cluster, options.stores[0])
     bound = None if layout.web == 0 else bind(run.listen)
+    door = None
+    if bound is not None and layout.has_registry:
+        door = door_address(bound, run.cluster, options.stores[0])
+    places = Places(layout, run.cluster, options.stores[0], door)
     audience, metrics = _metrics(run.metrics, len(layout.roles()))
     _warn_of_open_key(options, run.cluster)
     waits = not (layout.is_one and has_terminal())  # see `waiting`

@@ -22,7 +22,9 @@ from ipaddress import ip_network
 
 import uvloop
 
+from perdure.base.clock import SystemClock
 from perdure.base.errors import PerdureError
+from perdure.base.ids import new_id
 from perdure.cli.address import is_loopback
 from perdure.cli.failures import DISK_FAILED, Failure, failure_of
 from perdure.cli.greeting import greeting
@@ -32,6 +34,10 @@ from perdure.cli.logs import set_up_logs
 from perdure.cli.options import ServeOptions, options_from_line
 from perdure.cli.supervised import Supervision, receive_line
 from perdure.cli.waiting import reach_database
+from perdure.runtime.doors import Doors
+from perdure.runtime.station import RELEASE
+from perdure.store.registry import Door
+from perdure.store.url import registry_from_url
 from perdure.web.app import App, Teller
 from perdure.web.asgi import Lifespan
 from perdure.web.edge import Edge
@@ -101,6 +107,7 @@ class _Serving:
         self._server: Server | None = None
         self._lifespan: Lifespan | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._doors: Doors | None = None
         self._ended_by: str | None = None
         self._exit_code = 0
 
@@ -167,6 +174,22 @@ class _Serving:
             context = certificate.context
             self._watching = asyncio.create_task(certificate.watch())
         await self._server.start([bound], context)
+        self._announce()
+
+    def _announce(self) -> None:
+        place, app = self._options.place, self._app
+        if place.door is None:
+            return
+        registries = [registry_from_url(store) for store in self._options.stores]
+        self._doors = Doors(
+            [registry for registry in registries if registry is not None],
+            # one that replaces another announces a door of its own, which nobody else withdraws
+            Door(place.door, f"{place.name}.{new_id()[:8]}", RELEASE),
+            SystemClock(),
+            ttl_s=app.limits.door_ttl_s,
+            is_ready=lambda: app.is_ready,
+        )
+        self._doors.start()
 
     async def _stop(self) -> None:
         if self._watching is not None:
@@ -174,6 +197,8 @@ class _Serving:
         if self._server is not None:
             # The grace lets a balancer notice. Nobody balances before a terminal with a Ctrl-C.
             await self._server.drain(grace_s=0 if self._ended_by == "SIGINT" else None)
+        if self._doors is not None:
+            await self._doors.close()
         try:
             if self._lifespan is not None:
                 async with asyncio.timeout(self._app.limits.drain_s):

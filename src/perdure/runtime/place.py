@@ -24,6 +24,7 @@ class Place(msgspec.Struct, frozen=True):
     key: bytes = b""  # that all processes of the cluster share
     listen: str | None = None  # `tcp:HOST:PORT` or `unix:PATH`, for the other processes
     advertise: str | None = None  # where they reach it, if that is not where it listens
+    door: str | None = None  # `HOST:PORT` where it answers HTTP, to be told in the registry
     cell: int = 0  # whose actors it may own, where there are several databases
     state_at: str | None = None  # of a `web` process, where the store has no registry: the owner
     certificate: str | None = None  # PEM files; with them all links are TLS, checked both ways

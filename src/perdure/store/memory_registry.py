@@ -12,7 +12,7 @@ import msgspec
 
 from perdure.base.clock import Clock
 from perdure.base.shards import SHARDS, Cell
-from perdure.store.registry import NOBODY, Member, View, fenced, other_cell, other_cluster
+from perdure.store.registry import NOBODY, Door, Member, View, fenced, other_cell, other_cluster
 
 
 class MemoryRegistry:
@@ -36,6 +36,7 @@ class MemoryRegistry:
         self._asked_to_drain: set[int] = set()
         self._owners = [NOBODY] * SHARDS
         self._since = [0] * SHARDS  # the version with which the owner came
+        self._doors: dict[tuple[str, str], tuple[Door, float]] = {}  # with when their time is over
 
     async def open(self, *, make_tables: bool = True) -> None:
         """Nothing: what is in memory is open."""
@@ -123,6 +124,16 @@ class MemoryRegistry:
     async def leave(self, incarnation: int) -> None:
         if incarnation in self._members:
             self._remove(incarnation, {})
+
+    async def announce(self, door: Door, ttl_s: float) -> None:
+        self._doors[door.address, door.name] = (door, self._now_ms() + ttl_s * 1000)
+
+    async def doors(self) -> list[Door]:
+        now_ms = self._now_ms()
+        return [door for _, (door, until_ms) in sorted(self._doors.items()) if until_ms > now_ms]
+
+    async def withdraw(self, door: Door) -> None:
+        self._doors.pop((door.address, door.name), None)
 
     # ---------------------------------------------------------------------------------------------
 

@@ -17,10 +17,14 @@ from perdure.base.errors import FencedError, StoreError
 from perdure.base.shards import Cell
 from perdure.store.postgres_link import NAME, LostError, Server, Session
 from perdure.store.postgres_registry_tables import (
+    ANNOUNCE,
     CELL,
     CLAIM,
     CREATE,
     CREATE_CELL,
+    CREATE_DOORS,
+    DOORS,
+    HAS_DOORS,
     IS_CLAIMED,
     IS_THERE,
     LOCK_SCHEMA,
@@ -29,8 +33,9 @@ from perdure.store.postgres_registry_tables import (
     OTHER_CLUSTER,
     RENEW,
     VIEW,
+    WITHDRAW,
 )
-from perdure.store.registry import Member, View, fenced, other_cell, other_cluster
+from perdure.store.registry import Door, Member, View, fenced, other_cell, other_cluster
 
 LOOK_S = 3.0  # the longest a renewal or a look may take
 CHANGE_S = 3 * LOCK_WAIT_S  # the same for changes, with what they may wait for in the server
@@ -46,6 +51,7 @@ class PostgresRegistry:
         self._server = server
         self._confirmed = confirmed  # the last commit of an incarnation that was said to be there
         self.session_lost: Callable[[], None] = lambda: None
+        self._has_doors = False  # that there is a table for them
 
     async def open(self, *, make_tables: bool = True) -> None:
         self._looks = _Lane(self._server, LOOK_S, lambda: self.session_lost())
@@ -134,6 +140,26 @@ class PostgresRegistry:
     async def leave(self, incarnation: int) -> None:
         await self._changes.run("SELECT perdure_leave($1)", incarnation)
 
+    async def announce(self, door: Door, ttl_s: float) -> None:
+        if not await self._sees_doors():
+            await self._changes.create_doors()
+        arguments = (door.address, door.name, door.release, door.state, ttl_s)
+        await self._looks.run(ANNOUNCE, *arguments)
+
+    async def doors(self) -> list[Door]:
+        if not await self._sees_doors():
+            return []
+        return [Door(*row) for row in await self._looks.run(DOORS)]
+
+    async def withdraw(self, door: Door) -> None:
+        if await self._sees_doors():
+            await self._looks.run(WITHDRAW, door.address, door.name)
+
+    async def _sees_doors(self) -> bool:
+        if not self._has_doors:
+            [[self._has_doors]] = await self._looks.run(HAS_DOORS)
+        return self._has_doors
+
     async def _is_true(self, sql: str, *arguments: Any) -> bool:
         [[answer]] = await self._changes.run(sql, *arguments)
         return bool(answer)
@@ -195,6 +221,12 @@ class _Lane:
                     await session.step(CLAIM, (cell.number, cell.count), self._answer_s)
             [[number, count]] = await session.run(CELL, (), self._answer_s)
             return Cell(number, count)
+
+    async def create_doors(self) -> None:
+        """Make the table of doors if it is not there."""
+        async with self._in_turn() as session, session.transaction(self._answer_s):
+            await session.execute(LOCK_SCHEMA, self._answer_s)
+            await session.execute(CREATE_DOORS, self._answer_s)
 
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[Session]:

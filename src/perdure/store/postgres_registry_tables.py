@@ -5,6 +5,8 @@
     perdure_shard       4,096 rows, each with its owner; `since`: the version with which that came
     perdure_fence       what each member's commits change: see `postgres_chain`
     perdure_cell        one row, once it is claimed: which portion of all actors is stored here
+    perdure_door        made with the first announcement: where HTTP requests can be sent, one row
+                        per process that takes some, changed by that process only
 
 Every change is one call of a function, and so one round trip: a process that freezes or loses its
 network amid a transaction of several would keep its locks, and the others would wait for it. (One
@@ -60,6 +62,33 @@ INSERT INTO perdure_cell (number, count)
     ON CONFLICT DO NOTHING
 """
 CELL = "SELECT number, count FROM perdure_cell"
+
+HAS_DOORS = "SELECT to_regclass('perdure_door') IS NOT NULL"
+CREATE_DOORS = """
+CREATE TABLE IF NOT EXISTS perdure_door (
+    address text NOT NULL, name text NOT NULL, release text NOT NULL, state text NOT NULL,
+    until timestamptz NOT NULL, PRIMARY KEY (address, name)
+) WITH (fillfactor = 20)
+"""
+# It also clears away what processes left that died; a row that is locked, somebody else clears.
+ANNOUNCE = """
+WITH long_over AS (
+    SELECT address, name FROM perdure_door WHERE until < clock_timestamp() - interval '1 hour'
+    AND (address, name) <> ($1, $2) FOR UPDATE SKIP LOCKED
+), cleared AS (
+    DELETE FROM perdure_door USING long_over WHERE perdure_door.address = long_over.address
+    AND perdure_door.name = long_over.name
+)
+INSERT INTO perdure_door (address, name, release, state, until)
+    VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))
+    ON CONFLICT (address, name) DO UPDATE
+    SET release = excluded.release, state = excluded.state, until = excluded.until
+"""
+DOORS = """
+SELECT address, name, release, state FROM perdure_door WHERE until > clock_timestamp()
+ORDER BY address COLLATE "C", name COLLATE "C"
+"""
+WITHDRAW = "DELETE FROM perdure_door WHERE address = $1 AND name = $2"
 
 _JOIN = """
 CREATE FUNCTION perdure_join(

@@ -5,6 +5,8 @@ Two small tables. *Members*: one row per start of a process that owns actors, wi
 on, so that any number of processes may try the same at once. All times are the database's own;
 nobody's clock is compared with another's.
 
+A third says where HTTP requests can be sent: the *doors*. Nothing that must be right rests on it.
+
 Every member also has a *fence*: a row that each of its commits changes. Taking a member out removes
 that row, and so waits for a commit under way and refuses all later ones.
 
@@ -41,6 +43,18 @@ class View(msgspec.Struct, frozen=True):
     owners: Sequence[int] | None
     """The incarnation that owns each shard, by shard, or NOBODY; None: as in the version that the
     asker knows."""
+
+
+class Door(msgspec.Struct, frozen=True):
+    """An address where a process answers HTTP requests, as that process announced it.
+
+    Web processes that share a listening socket announce the same address, each under its own name.
+    """
+
+    address: str  # `HOST:PORT`
+    name: str  # of the process: its machine, a slash, and what tells it from all others there
+    release: str  # of Perdure, for people
+    state: Literal["active", "draining"] = "active"  # draining: send it no new requests
 
 
 class Registry(Protocol):
@@ -137,6 +151,18 @@ class Registry(Protocol):
 
     async def leave(self, incarnation: int) -> None:
         """Be a member no longer; shards that are left go to NOBODY. Nothing if it is none."""
+        ...
+
+    async def announce(self, door: Door, ttl_s: float) -> None:
+        """Let others see this door, as it is now, for `ttl_s` from now on."""
+        ...
+
+    async def doors(self) -> list[Door]:
+        """All doors whose time is not over, sorted by address and name."""
+        ...
+
+    async def withdraw(self, door: Door) -> None:
+        """Let nobody see it any more: the one with its address and name, whatever its state."""
         ...
 
 

@@ -23,10 +23,11 @@ from perdure.testing.registry_contract_base import (
     owned,
     owners_of,
 )
+from perdure.testing.registry_contract_doors import RegistryDoorsContract
 from perdure.testing.registry_contract_operators import RegistryOperatorsContract
 
 
-class RegistryContract(RegistryOperatorsContract):
+class RegistryContract(RegistryOperatorsContract, RegistryDoorsContract):
     """What every `Registry` must do."""
 
     # -- members ---------------------------------------------------------------------------------
