@@ -25,7 +25,7 @@ def balance(
     ] = "/-/ready",
     health_interval: Annotated[
         float, typer.Option(min=0.05, help="Seconds between two of these checks.")
-    ] = 2.0,
+    ] = 0.5,
     trust: Annotated[
         list[str] | None, typer.Option(help="CIDR of proxies whose X-Forwarded-* are believed.")
     ] = None,
