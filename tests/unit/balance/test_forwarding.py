@@ -516,3 +516,12 @@ def test_a_graceful_stop_ends_what_is_under_way() -> None:
                 await stopped
 
     run(body())
+
+
+def test_one_empty_line_before_a_request_is_ignored() -> None:
+    async def body() -> None:
+        async with balancing(say(ok())) as (front, _):
+            assert (await front.ask(b"\r\n" + GET + b"\r\n" + GET)).count(b"200 OK") == 2
+            assert status_of(await front.ask(b"\r\n\r\n" + GET)) == 400
+
+    run(body())
