@@ -271,7 +271,7 @@ def test_an_answer_that_is_not_clear_is_a_502_without_its_words(answer: bytes) -
 
 def test_bytes_behind_an_answer_never_become_the_next_one() -> None:
     async def body() -> None:
-        async with balancing(say(ok() + ok(b"poison"), times=1)) as (front, (backend,)):
+        async with balancing(say(ok() + ok(b"poison"))) as (front, (backend,)):
             told = await front.ask(GET + GET)
             assert b"poison" not in told
             assert told.count(b"200 OK") == 2
