@@ -65,7 +65,7 @@ def balance(
     policy: _Policy = "peak-ewma",
     hash_key: _HashKey = None,
     health: _Health = "/-/ready",
-    health_interval: _HealthInterval = 2.0,
+    health_interval: _HealthInterval = 0.5,
     trust: _Trust = None,
     via: _Via = None,
     tls_cert: _TlsCert = None,
