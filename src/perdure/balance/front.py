@@ -274,6 +274,10 @@ class ClientConnection(asyncio.Protocol):
             return
         line = REQUEST_LINE.match(data)
         if line is None:
+            # One empty line before a request is to be ignored (RFC 9112, 2.2); two are noise.
+            if data[:2] == b"\r\n" and data[2:4] != b"\r\n":
+                self._read_head(data[2:])
+                return
             raise _refusal_of_line(data)
         method, target, version = line.groups()
         raw = data[line.end() : end]
@@ -341,8 +345,6 @@ class ClientConnection(asyncio.Protocol):
             return
         if not self._held:
             self._stamp_s = self._shared.now_s
-        if data[:2] == b"\r\n":  # an empty line before a request is to be ignored (RFC 9112, 2.2)
-            data = data[2:]
         limits = self._shared.limits
         if len(data) > limits.header_bytes_max + limits.target_bytes_max:
             raise RefusedError(431)

@@ -18,7 +18,7 @@ import msgspec
 from perdure.balance.haproxy_slots import Slot, State, slot_name
 from perdure.balance.policies import PolicyName
 from perdure.base.errors import EngineError
-from perdure.base.limits import Limits
+from perdure.base.limits import BalanceLimits
 from perdure.base.shards import SHARDS
 
 SLOTS = 64
@@ -89,28 +89,28 @@ def _check(options: HaproxyOptions) -> None:
 def _global(files: Files) -> list[str]:
     return [  # how many connections it takes, it works out itself from how many files it may open
         f"stats socket {files.socket} level admin mode 600",
-        f"hard-stop-after {Limits().drain_s:.0f}s",
+        f"hard-stop-after {BalanceLimits().drain_s:.0f}s",
     ]
 
 
 def _defaults(mode: str) -> list[str]:
-    limits = Limits()
-    idle_s = limits.tcp_idle_s if mode == "tcp" else limits.write_timeout_s
+    limits = BalanceLimits()
+    idle_s = limits.tunnel_idle_s if mode == "tcp" else limits.write_timeout_s
     lines = [
         f"mode {mode}",
-        f"timeout connect {limits.tcp_connect_s * 1000:.0f}ms",
+        f"timeout connect {limits.connect_s * 1000:.0f}ms",
         f"timeout client {idle_s:.0f}s",
         f"timeout server {idle_s:.0f}s",
-        f"timeout queue {limits.tcp_connect_s * 1000:.0f}ms",
+        f"timeout queue {limits.connect_s * 1000:.0f}ms",
         "default-server check inter 1s fall 2 rise 1",
         "option redispatch 1",
-        f"retries {limits.tcp_attempts_max - 1}",
+        f"retries {limits.attempts_max - 1}",
     ]
     if mode == "http":
         lines += [
             f"timeout http-request {limits.header_timeout_s:.0f}s",
             f"timeout http-keep-alive {limits.idle_timeout_s:.0f}s",
-            f"timeout tunnel {limits.tcp_idle_s:.0f}s",  # WebSockets
+            f"timeout tunnel {limits.tunnel_idle_s:.0f}s",  # WebSockets
             "retry-on conn-failure empty-response response-timeout",
             "http-reuse safe",
         ]

@@ -4,7 +4,8 @@ It exists because failures of requests tell too late, and nothing at all of a ba
 out. Whoever is about to stop says so here first, before it refuses anything.
 
 Invariants:
-- The first check decides at once; later ones only after `rise` or `fall` of them in a row.
+- The first check decides at once; later ones only after `rise` or `fall` of them in a row. Who
+  says 503 is believed at once: it is about to stop, and has no time for a second question.
 - One check of a backend at a time, each with a timeout, each on a connection of its own.
 """
 
@@ -26,10 +27,10 @@ class HealthRules(msgspec.Struct, frozen=True, kw_only=True):
     """How backends are asked."""
 
     path: str = "/-/ready"  # any 2xx or 3xx will do
-    interval_s: float = 2.0
+    interval_s: float = 0.5  # less than the second for which a server that stops goes on serving
     timeout_s: float = 2.0
     rise: int = 2  # good answers in a row until it gets requests again
-    fall: int = 2  # bad ones until it does not
+    fall: int = 2  # bad ones, or none, until it does not
 
 
 class HealthChecks:
@@ -63,15 +64,17 @@ class HealthChecks:
 
     async def _watch(self, backend: Backend) -> None:
         rules = self._rules
-        in_a_row = rules.fall  # the first answer is believed
+        in_a_row = 0
         is_first = True
         while True:
-            is_good = await self._ask(backend)
+            status = await self._ask(backend)
+            is_good = 200 <= status < 400
             if is_good == backend.is_healthy:
                 in_a_row = 0
             else:
                 in_a_row += 1
-                if is_first or in_a_row >= (rules.rise if is_good else rules.fall):
+                needed = 1 if is_first or status == 503 else rules.rise if is_good else rules.fall
+                if in_a_row >= needed:
                     in_a_row = 0
                     log.warning(
                         "backend healthy again" if is_good else "backend unhealthy",
@@ -82,14 +85,15 @@ class HealthChecks:
             # Not in step with other balancers, nor with the checks of other backends.
             await self._backends.clock.sleep(jittered(rules.interval_s))
 
-    async def _ask(self, backend: Backend) -> bool:
+    async def _ask(self, backend: Backend) -> int:
+        """The status it answers with; 0 when it does not."""
         try:
             async with asyncio.timeout(self._rules.timeout_s):
                 return await self._ask_patiently(backend)
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
-            return False
+            return 0
 
-    async def _ask_patiently(self, backend: Backend) -> bool:
+    async def _ask_patiently(self, backend: Backend) -> int:
         target = backend.target
         if target.path is not None:
             reader, writer = await asyncio.open_unix_connection(
@@ -106,7 +110,7 @@ class HealthChecks:
                 "user-agent: perdure-balance\r\nconnection: close\r\n\r\n".encode()
             )
             line = await reader.readuntil(b"\r\n")
-            return line.startswith(b"HTTP/1.") and line[9:10] in (b"2", b"3")
+            return int(line[9:12]) if line.startswith(b"HTTP/1.") else 0
         finally:
             writer.close()
             with contextlib.suppress(OSError):

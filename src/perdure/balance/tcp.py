@@ -26,7 +26,7 @@ from perdure.balance.backends import Backend, Backends
 from perdure.balance.policies import hash_of
 from perdure.balance.proxy_protocol import HEADER_BYTES_MAX, Endpoint, Header, decode, encode
 from perdure.base.errors import ProxyProtocolError
-from perdure.base.limits import Limits
+from perdure.base.limits import BalanceLimits
 
 log = logging.getLogger("perdure.balance")
 
@@ -59,10 +59,13 @@ class TcpFront:
     """Takes connections, and passes each on to a backend."""
 
     def __init__(
-        self, backends: Backends, limits: Limits | None = None, options: TcpOptions | None = None
+        self,
+        backends: Backends,
+        limits: BalanceLimits | None = None,
+        options: TcpOptions | None = None,
     ) -> None:
         self.backends = backends
-        self.limits = limits or Limits()
+        self.limits = limits or BalanceLimits()
         self.options = options or TcpOptions()
         self.clock = backends.clock
         self.pairs: set[Pair] = set()
@@ -207,7 +210,7 @@ class Pair(_Side):
         front = self._front
         self.transport = cast("asyncio.Transport", transport)
         front.total += 1
-        if len(front.pairs) >= front.limits.tcp_connections_max:
+        if len(front.pairs) >= front.limits.connections_max:
             front.refused += 1
             self.transport.abort()
             return
@@ -302,7 +305,7 @@ class Pair(_Side):
         source = self._header.source
         request_hash = None if source is None else hash_of(source[0].encode())
         tried: list[Backend] = []
-        for _ in range(front.limits.tcp_attempts_max):
+        for _ in range(front.limits.attempts_max):
             backend = front.backends.choose(request_hash, tried)
             if backend is None:
                 break
@@ -323,7 +326,7 @@ class Pair(_Side):
         has_failed = False
         backend.begin()
         try:
-            async with asyncio.timeout(self._front.limits.tcp_connect_s):
+            async with asyncio.timeout(self._front.limits.connect_s):
                 if target.path is not None:
                     await loop.create_unix_connection(lambda: upstream, target.path)
                 else:
@@ -369,7 +372,7 @@ class Pair(_Side):
         """Cut it if it has waited for too long."""
         limits, upstream = self._front.limits, self.upstream
         if self._waits_for_header:
-            if now_s - self._begun_s > limits.proxy_header_s:
+            if now_s - self._begun_s > limits.header_timeout_s:
                 log.warning("no PROXY header came in time")
                 self._refuse()
             return
@@ -378,7 +381,7 @@ class Pair(_Side):
             if upstream is not None:
                 upstream.has_moved = False
             self._idle_since_s = now_s
-        elif now_s - self._idle_since_s > limits.tcp_idle_s:
+        elif now_s - self._idle_since_s > limits.tunnel_idle_s:
             self._front.idle += 1
             self.cut()
 

@@ -55,13 +55,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     live_subscribers_max: int = 20_000  # OverloadedError
     live_heartbeat_s: float = 15.0  # a sign of life for proxies, and to find dead clients
 
-    # the balancer, passing on TCP connections
-    tcp_connections_max: int = 10_000  # beyond it a new one is closed at once
-    tcp_connect_s: float = 2.0  # then the next backend is tried
-    tcp_attempts_max: int = 3  # backends that are tried for one connection
-    tcp_idle_s: float = 600.0  # a connection on which nothing moved for this long is cut
-    proxy_header_s: float = 5.0  # ProxyProtocolError
-
     # the web server
     connections_max: int = 10_000  # 503, then close
     header_bytes_max: int = 32 << 10  # 431

@@ -7,65 +7,79 @@ import typer
 
 from perdure.cli.failures import Failure
 
+_Backends = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="BACKEND...", help="HOST:PORT, [=WEIGHT] behind it."),
+]
+_File = Annotated[
+    Path | None, typer.Option(help="File with one backend a line, or JSON; it is watched.")
+]
+_Dns = Annotated[str | None, typer.Option(help="NAME:PORT whose addresses are the backends.")]
+_Store = Annotated[
+    list[str] | None,
+    typer.Option(help="postgresql://… of the cluster whose web processes are the backends."),
+]
+_Listen = Annotated[str, typer.Option(help="HOST:PORT")]
+_Policy = Annotated[str, typer.Option(help="peak-ewma, least-connections, round-robin or hash")]
+_HashKey = Annotated[
+    str | None,
+    typer.Option("--hash", help="For --policy hash: header:NAME, cookie:NAME or path:N."),
+]
+_Health = Annotated[str, typer.Option(help="Path that backends are asked for; empty: not at all.")]
+_HealthInterval = Annotated[
+    float, typer.Option(min=0.05, help="Seconds between two of these checks.")
+]
+_Trust = Annotated[
+    list[str] | None, typer.Option(help="CIDR of proxies whose X-Forwarded-* are believed.")
+]
+_Via = Annotated[str | None, typer.Option(help="Name to add to Via; none: no Via.")]
+_TlsCert = Annotated[Path | None, typer.Option(help="PEM file: TLS certificate.")]
+_TlsKey = Annotated[Path | None, typer.Option(help="PEM file: its private key.")]
+_Admin = Annotated[str | None, typer.Option(help="HOST:PORT for /metrics, kept from the public.")]
+_AccessLog = Annotated[bool, typer.Option(help="Log one line for each answer.")]
+_Grace = Annotated[float, typer.Option(min=0, help="Seconds to go on accepting after SIGTERM.")]
+_Mode = Annotated[str, typer.Option(help="http, or tcp: pass bytes on unseen.")]
+_Engine = Annotated[
+    str, typer.Option(help="builtin, or haproxy: drive that program, which must be there.")
+]
+_ByOwner = Annotated[
+    list[str] | None,
+    typer.Option(help="Actor type whose requests go to their owner's machine (haproxy)."),
+]
+_SendProxy = Annotated[
+    bool, typer.Option(help="Tell backends the client by PROXY v2 (tcp, haproxy).")
+]
+_AcceptProxy = Annotated[
+    bool, typer.Option(help="Expect PROXY v2 from those in --trust (tcp, haproxy).")
+]
+_LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error")]
+_LogFormat = Annotated[str, typer.Option(help="text or json")]
+
 
 def balance(
-    backends: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="BACKEND...", help="HOST:PORT, [=WEIGHT] behind it."),
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="File with one backend a line, or JSON; it is watched.")
-    ] = None,
-    dns: Annotated[
-        str | None, typer.Option(help="NAME:PORT whose addresses are the backends.")
-    ] = None,
-    store: Annotated[
-        list[str] | None,
-        typer.Option(help="postgresql://… of the cluster whose web processes are the backends."),
-    ] = None,
-    listen: Annotated[str, typer.Option(help="HOST:PORT")] = "127.0.0.1:8080",
-    policy: Annotated[
-        str, typer.Option(help="peak-ewma, least-connections, round-robin or hash")
-    ] = "peak-ewma",
-    hash_key: Annotated[
-        str | None,
-        typer.Option("--hash", help="For --policy hash: header:NAME, cookie:NAME or path:N."),
-    ] = None,
-    health: Annotated[
-        str, typer.Option(help="Path that backends are asked for; empty: not at all.")
-    ] = "/-/ready",
-    health_interval: Annotated[
-        float, typer.Option(min=0.05, help="Seconds between two of these checks.")
-    ] = 2.0,
-    trust: Annotated[
-        list[str] | None, typer.Option(help="CIDR of proxies whose X-Forwarded-* are believed.")
-    ] = None,
-    via: Annotated[str | None, typer.Option(help="Name to add to Via; none: no Via.")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM file: TLS certificate.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file: its private key.")] = None,
-    admin: Annotated[
-        str | None, typer.Option(help="HOST:PORT for /metrics, kept from the public.")
-    ] = None,
-    access_log: Annotated[bool, typer.Option(help="Log one line for each answer.")] = False,
-    grace: Annotated[
-        float, typer.Option(min=0, help="Seconds to go on accepting after SIGTERM.")
-    ] = 1.0,
-    mode: Annotated[str, typer.Option(help="http, or tcp: pass bytes on unseen.")] = "http",
-    engine: Annotated[
-        str, typer.Option(help="builtin, or haproxy: drive that program, which must be there.")
-    ] = "builtin",
-    by_owner: Annotated[
-        list[str] | None,
-        typer.Option(help="Actor type whose requests go to their owner's machine (haproxy)."),
-    ] = None,
-    send_proxy: Annotated[
-        bool, typer.Option(help="Tell backends the client by PROXY v2 (tcp, haproxy).")
-    ] = False,
-    accept_proxy: Annotated[
-        bool, typer.Option(help="Expect PROXY v2 from those in --trust (tcp, haproxy).")
-    ] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "warning",
-    log_format: Annotated[str, typer.Option(help="text or json")] = "text",
+    backends: _Backends = None,
+    file: _File = None,
+    dns: _Dns = None,
+    store: _Store = None,
+    listen: _Listen = "127.0.0.1:8080",
+    policy: _Policy = "peak-ewma",
+    hash_key: _HashKey = None,
+    health: _Health = "/-/ready",
+    health_interval: _HealthInterval = 0.5,
+    trust: _Trust = None,
+    via: _Via = None,
+    tls_cert: _TlsCert = None,
+    tls_key: _TlsKey = None,
+    admin: _Admin = None,
+    access_log: _AccessLog = False,
+    grace: _Grace = 1.0,
+    mode: _Mode = "http",
+    engine: _Engine = "builtin",
+    by_owner: _ByOwner = None,
+    send_proxy: _SendProxy = False,
+    accept_proxy: _AcceptProxy = False,
+    log_level: _LogLevel = "warning",
+    log_format: _LogFormat = "text",
 ) -> None:
     """Pass HTTP requests on to several servers until told to stop (SIGTERM, Ctrl-C).
 
@@ -82,13 +96,7 @@ def balance(
 
     if (tls_cert is None) != (tls_key is None):
         raise Failure("--tls-cert and --tls-key go together")
-    given = list(backends or [])
-    url = None
-    if given[:1] == ["explain"]:  # no address, and so no backend
-        if len(given) == 1:
-            raise Failure("explain what?", "perdure balance explain /cart/alice/view …")
-        url = given[1]
-        given = given[2:]
+    url, given = _explained(backends or [])
     options = BalanceOptions(
         backends=given,
         sources=SourceOptions(file=file, dns=dns, stores=tuple(store or ())),
@@ -116,3 +124,12 @@ def balance(
         typer.echo(explain_url(options, url))
         return
     raise typer.Exit(run_balancer(options))
+
+
+def _explained(words: list[str]) -> tuple[str | None, list[str]]:
+    """The URL behind a leading `explain`, which is no address and so no backend; and the rest."""
+    if words[:1] != ["explain"]:
+        return None, words
+    if len(words) == 1:
+        raise Failure("explain what?", "for example perdure balance explain /cart/alice/view …")
+    return words[1], words[2:]

@@ -14,7 +14,7 @@ from perdure.balance.sources import Source, follow, into
 from perdure.balance.tcp import TcpFront, TcpOptions
 from perdure.base.clock import SystemClock
 from perdure.base.errors import EngineError
-from perdure.base.limits import Limits
+from perdure.base.limits import BalanceLimits
 from perdure.cli.address import joined
 from perdure.cli.ending import Ending
 from perdure.cli.failures import UNAVAILABLE, Failure
@@ -35,7 +35,7 @@ async def _pass_on(
     await front.start([bound])
     print(f"perdure balances tcp://{joined(host, port)}", flush=True)  # noqa: T201
     at_once = await ending.wait()
-    await front.drain(0.0 if at_once else Limits().drain_s)
+    await front.drain(0.0 if at_once else BalanceLimits().drain_s)
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
 

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from perdure.balance.access_log import write_access
 from perdure.balance.backends import Backends, Rules, Target
 from perdure.balance.health import HealthRules
+from perdure.balance.keys import key_reader
 from perdure.balance.server import Balancer
 from perdure.balance.shared import Shared
 from perdure.base.limits import BalanceLimits
@@ -94,15 +97,24 @@ async def balancing(
     limits: BalanceLimits | None = None,
     is_trusted: Callable[[str], bool] | None = None,
     rules: Rules | None = None,
+    hash_key: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    admin: socket.socket | None = None,
 ) -> AsyncIterator[tuple[Front, list[Scripted]]]:
     """A running balancer before one backend for each script."""
     scripted = [Scripted(script) for script in scripts]
     backends = Backends(policy, rules)  # type: ignore[arg-type]
     backends.update([await one.start() for one in scripted])
-    shared = Shared(backends, limits or BalanceLimits(), is_trusted=is_trusted)
+    shared = Shared(
+        backends,
+        limits or BalanceLimits(),
+        hash_of=None if hash_key is None else key_reader(hash_key),
+        is_trusted=is_trusted,
+        access_log=write_access,
+    )
     balancer = Balancer(shared, health)
     bound = socket.create_server(("127.0.0.1", 0))
-    await balancer.start(bound)
+    await balancer.start(bound, ssl_context, admin)
     try:
         yield Front(shared, balancer, bound.getsockname()[1]), scripted
     finally:

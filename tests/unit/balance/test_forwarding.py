@@ -271,7 +271,7 @@ def test_an_answer_that_is_not_clear_is_a_502_without_its_words(answer: bytes) -
 
 def test_bytes_behind_an_answer_never_become_the_next_one() -> None:
     async def body() -> None:
-        async with balancing(say(ok() + ok(b"poison"), times=1)) as (front, (backend,)):
+        async with balancing(say(ok() + ok(b"poison"))) as (front, (backend,)):
             told = await front.ask(GET + GET)
             assert b"poison" not in told
             assert told.count(b"200 OK") == 2
@@ -514,5 +514,14 @@ def test_a_graceful_stop_ends_what_is_under_way() -> None:
             assert b"connection: close\r\n" in told
             async with asyncio.timeout(5):
                 await stopped
+
+    run(body())
+
+
+def test_one_empty_line_before_a_request_is_ignored() -> None:
+    async def body() -> None:
+        async with balancing(say(ok())) as (front, _):
+            assert (await front.ask(b"\r\n" + GET + b"\r\n" + GET)).count(b"200 OK") == 2
+            assert status_of(await front.ask(b"\r\n\r\n" + GET)) == 400
 
     run(body())

@@ -13,7 +13,10 @@ from perdure.base.errors import ProxyProtocolError
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 IPV4 = bytes([10, 0, 0, 1, 10, 0, 0, 2]) + struct.pack("!HH", 50_000, 443)
 PORTS = st.integers(0, 65_535)
-HOSTS = st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str)
+HOSTS = (
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(lambda one: socket.inet_ntop(socket.AF_INET6, one.packed)),
+)
 
 
 def raw(body: bytes = IPV4, version: int = 0x21, kind: int = 0x11, length: int | None = None):

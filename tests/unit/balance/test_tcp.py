@@ -15,7 +15,7 @@ import uvloop
 from perdure.balance.backends import Backends, Rules, Target
 from perdure.balance.proxy_protocol import Header, decode, encode
 from perdure.balance.tcp import TcpFront, TcpOptions
-from perdure.base.limits import Limits
+from perdure.base.limits import BalanceLimits
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
@@ -45,7 +45,7 @@ class Bench:
 
     def __init__(self, options: TcpOptions | None = None, **limits: float) -> None:
         self.backends = Backends("round-robin", Rules(slow_start_s=0))
-        self.front = TcpFront(self.backends, Limits(**limits), options)
+        self.front = TcpFront(self.backends, BalanceLimits(**limits), options)
         self.targets: list[Target] = []
         self.servers: list[asyncio.Server] = []
         self.writers: list[asyncio.StreamWriter] = []
@@ -233,7 +233,7 @@ async def test_a_backend_that_does_not_answer_in_time_is_passed_over() -> None:
             filler.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 filler.connect(full.getsockname())
-        async with bench(tcp_connect_s=0.2) as here:
+        async with bench(connect_s=0.2) as here:
             here.add(full.getsockname()[1])
             await here.serve()
             reader, writer = await here.connect()
@@ -258,7 +258,7 @@ async def test_without_a_backend_a_connection_is_closed_and_counted() -> None:
 
 @on_both_loops
 async def test_a_connection_on_which_nothing_moves_is_cut_and_others_are_not() -> None:
-    async with bench(tcp_idle_s=1.0) as here:
+    async with bench(tunnel_idle_s=1.0) as here:
         await here.serve()
         idle, _ = await here.connect()
         reader, writer = await here.connect()
@@ -274,7 +274,7 @@ async def test_a_connection_on_which_nothing_moves_is_cut_and_others_are_not() -
 
 @on_both_loops
 async def test_more_connections_than_allowed_are_closed_at_once() -> None:
-    async with bench(tcp_connections_max=2) as here:
+    async with bench(connections_max=2) as here:
         await here.serve()
         for _ in range(2):
             reader, writer = await here.connect()
@@ -405,7 +405,7 @@ async def test_from_who_is_not_trusted_a_header_is_nothing_but_bytes() -> None:
 
 @on_both_loops
 async def test_a_trusted_proxy_without_a_correct_header_is_refused() -> None:
-    async with bench(TcpOptions(trusted=LOOPBACK), proxy_header_s=0.3) as here:
+    async with bench(TcpOptions(trusted=LOOPBACK), header_timeout_s=0.3) as here:
         await here.serve()
         for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", b"\r\n"):
             reader, writer = await here.connect()
