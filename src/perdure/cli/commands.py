@@ -52,7 +52,9 @@ _TlsKey = Annotated[str | None, typer.Option(help="PEM file: its private key.")]
 _TrustProxy = Annotated[
     list[str] | None, typer.Option(help="Network of proxies whose X-Forwarded-For is believed.")
 ]
-_AccessLog = Annotated[bool, typer.Option(help="Log each request, and give it an id.")]
+_AccessLog = Annotated[
+    bool, typer.Option("--access-log", help="Log each request, and give it an id.")
+]
 _ClusterListen = Annotated[
     str | None, typer.Option(help="HOST:PORT for the processes of other machines.")
 ]

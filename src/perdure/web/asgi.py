@@ -275,7 +275,8 @@ def scope_of(shared: Shared, exchange: Exchange, server: tuple[str, int] | None)
         "client": exchange.client,
         "server": server,
         "state": shared.state.copy(),
-        "extensions": {},
+        # For streams: set when the process begins to stop, so that they can say so and end.
+        "extensions": {"perdure.draining": {"event": shared.draining}},
     }
 
 

@@ -57,7 +57,7 @@ class Server:
         compress: bool = False,
         edge: Edge | None = None,
         sweep_period_s: float = 1.0,
-        drain_grace_s: float = 1.0,
+        drain_grace_s: float | None = None,
     ) -> None:
         """Prepares a server.
 
@@ -70,7 +70,7 @@ class Server:
             compress: Whether long answers of actors are compressed for who accepts it.
             edge: What looks at every request: its origin, its id, its line in the access log.
             sweep_period_s: How often timeouts are looked at.
-            drain_grace_s: How long idle connections may go on asking while the server drains.
+            drain_grace_s: Instead of `Limits.drain_grace_s`.
         """
         self._limits = limits or Limits()
         self._shared = Shared(endpoint, asgi_app, self._limits, state or {}, root_path)
@@ -78,7 +78,7 @@ class Server:
         if compress:
             self._shared.dates.plain_bytes_max = PLAIN_BYTES_MAX
         self._sweep_period_s = sweep_period_s
-        self._drain_grace_s = drain_grace_s
+        self._drain_grace_s = self._limits.drain_grace_s if drain_grace_s is None else drain_grace_s
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -164,8 +164,10 @@ class Server:
     async def drain(self, grace_s: float | None = None) -> None:
         """Stops gracefully: returns when every connection is closed.
 
-        At first nothing changes but that replies say `connection: close`; after a grace the
-        listeners and idle connections close, and what still runs has until `Limits.drain_s`.
+        At first nothing changes but that replies say `connection: close`, and that streams of the
+        mounted app hear of it (`perdure.draining` in their scope); after a grace the listeners and
+        idle connections close, WebSockets with 1012 and live views with a time to come back at, and
+        what still runs has until `Limits.drain_s`.
 
         Args:
             grace_s: another grace than the server was made with.
@@ -174,6 +176,7 @@ class Server:
         shared = self._shared
         deadline_s = loop.time() + self._limits.drain_s
         shared.dates.closing = True
+        shared.draining.set()
         logger.info("server draining", extra={"connections": len(shared.connections)})
         grace_s = self._drain_grace_s if grace_s is None else grace_s
         await asyncio.sleep(min(grace_s, self._limits.drain_s))

@@ -71,6 +71,7 @@ class Shared:
         "connections_refused",
         "connections_total",
         "dates",
+        "draining",
         "edge",
         "endpoint",
         "expects_requests",
@@ -97,6 +98,7 @@ class Shared:
         self.limits = limits
         self.state = state
         self.root_path = root_path
+        self.draining = asyncio.Event()
         self.edge: Edge | None = None
         self.dates = DateLine()
         self.expects_requests = True  # also on connections that have brought none so far

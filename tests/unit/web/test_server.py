@@ -97,6 +97,23 @@ def test_a_connection_that_brings_no_request_does_not_hold_up_a_stop():
         draining.result(WAIT_S)
 
 
+def test_a_stream_hears_at_once_that_the_process_stops():
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data", "more_body": True})
+        await scope["extensions"]["perdure.draining"]["event"].wait()
+        await send({"type": "http.response.body", "body": b"bye"})
+
+    limits = Limits(drain_s=WAIT_S, drain_grace_s=WAIT_S)
+    with running(app, limits) as server, server.connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        read_until(client, b"data")
+        draining = server.begin(server.server.drain())
+        read_until(client, b"bye")  # within the grace: nothing else has been closed yet
+        draining.cancel()
+
+
 def test_a_stream_hears_of_the_drain_deadline():
     heard = []
 
