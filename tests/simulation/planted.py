@@ -136,6 +136,7 @@ PLANTED = (
         "runtime/expiry.py",
         "        if activation.commit is not None or activation.updated_at_ms >= self.before_ms:",
         "        if False:",
+        scenario="single",
     ),
     Planted(
         "expired actors are told to go, and stay",
