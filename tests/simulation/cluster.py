@@ -66,8 +66,8 @@ class Machine:
             world.loop,
             f"{self.host}.{self._life}",
             rate=draw.uniform(*cluster.rates),
-            wall_offset_ms=int(draw.uniform(-500, 500)),
         )
+        world.set_clock(process, int(draw.uniform(-500, 500)))
         process.at_death(self._due.set)
         classes = classes_of(self.host)
         clock = SimulatedClock(process)
@@ -327,7 +327,7 @@ class Cluster:
         if machine.process is not None:
             by_ms = int(self.random.uniform(-3_000, 3_000))
             self.world.trace.fault("clock jump", f"of {machine.host} by {by_ms} ms")
-            machine.process.wall_offset_ms += by_ms
+            self.world.set_clock(machine.process, machine.process.wall_offset_ms + by_ms)
 
     # -- healing ---------------------------------------------------------------------------------
 

@@ -3,10 +3,27 @@
 `python -m tests.simulation.planted` plants them one by one, and prints how many seeds it took to
 see each. `--only TEXT` chooses those whose name holds it.
 
-Two were not seen in the hundred seeds or so that they were given: "a borrowed actor is let go
-before the borrower has committed" (versions of states and the rule that such a write yields catch
-most of it) and "an actor that is used again while it expires goes" (the sweep has to meet the use
-within one exchange with the database).
+Seeds that it took when they were last hunted, of the scenario that each names:
+
+    the fence is not asked                                              23
+    answers leave before the commit                                      3
+    a call that is sent again is run again                               1
+    what calls were answered is not committed                            1
+    reads do not ask for the lease                                      20
+    the shard map is never put right                                     1
+    a message is applied without being taken                             2
+    a shard is handed over before its turns have ended                   6
+    a shard that is closing takes calls                                  2
+    a shard that is being given away takes calls of turns that run      41
+    a transaction does not rest on those who lent                        2
+    a watch stays with the former owner                                 12
+    an actor that is used again while it expires goes                   14
+    expired actors are told to go, and stay                              4
+
+Not seen in the 60 seeds, or 25, that they were given: the two of the lease's length, and "who
+begins to follow a live view may get what is no longer so". Those that are not named here were not
+hunted again. "A borrowed actor is let go before the borrower has committed" was not seen in a
+hundred: versions of states, and the rule that such a write yields, catch most of it.
 """
 
 import argparse
@@ -136,6 +153,7 @@ PLANTED = (
         "runtime/expiry.py",
         "        if activation.commit is not None or activation.updated_at_ms >= self.before_ms:",
         "        if False:",
+        scenario="single",
     ),
     Planted(
         "expired actors are told to go, and stay",

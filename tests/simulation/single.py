@@ -35,7 +35,6 @@ class Single:
         self.world = world
         self.random = world.random
         self._life = 0
-        world.clocks_differ_s = 4.3
         self._embedded = self.random.random() < 0.3  # reads that never wait
         self._process: SimulatedProcess | None = None
         self._store: SimulatedStore | None = None
@@ -48,8 +47,8 @@ class Single:
             world.loop,
             f"node.{self._life}",
             rate=self.random.uniform(0.9, 1.1),
-            wall_offset_ms=int(self.random.uniform(-2_000, 2_000)),
         )
+        world.set_clock(process, int(self.random.uniform(-2_000, 2_000)))
         classes = classes_of("node")
         clock = SimulatedClock(process)
         classes.tell_time(clock.wall_ms)
@@ -99,7 +98,7 @@ class Single:
         assert self._process is not None
         by_ms = int(self.random.uniform(-3_000, 3_000))
         self.world.trace.fault("clock jump", f"of {self._process} by {by_ms} ms")
-        self._process.wall_offset_ms += by_ms
+        self.world.set_clock(self._process, self._process.wall_offset_ms + by_ms)
 
     async def outage(self) -> None:
         weather = self.world.database.weather

@@ -57,10 +57,20 @@ class World:
         self.operations = 0  # that were answered
         self.is_ending = False  # clients begin nothing any more
         self.set_back_s = -math.inf  # when the database forgot something last
-        self.clocks_differ_s = 1.3  # wall clocks of processes, at most, and with their rates
         self.unsure_s = 0.0  # for how long after that what is heard may not last
         self._ticks = 0
+        self._offsets_ms: list[int] = []  # of all wall clocks that there were
         ids.draw_from(self.random.randbytes)
+
+    @property
+    def clocks_differ_s(self) -> float:
+        """By how much wall clocks of processes have differed, at most, and a bit for the way."""
+        return (max(self._offsets_ms) - min(self._offsets_ms)) / 1000 + 0.1
+
+    def set_clock(self, process: SimulatedProcess, offset_ms: int) -> None:
+        """Let the wall clock of a process be that wrong from now on."""
+        process.wall_offset_ms = offset_ms
+        self._offsets_ms.append(offset_ms)
 
     @property
     def is_unsure(self) -> bool:
