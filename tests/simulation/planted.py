@@ -19,9 +19,15 @@ Seeds that it took when they were last hunted, of the scenario that each names:
     a watch stays with the former owner                                 12
     an actor that is used again while it expires goes                   14
     expired actors are told to go, and stay                              4
+    lost shards keep their activations                                  25
+    a timer is fired by whoever has it in its heap                      21
+    timers of gained shards are not looked for                           4
+    an unknown outcome is guessed to be a failure                       25
+    answers to idempotency keys are not committed                        1
 
-Not seen in the 60 seeds, or 25, that they were given: the two of the lease's length, and "who
-begins to follow a live view may get what is no longer so". Those that are not named here were not
+Not seen in the 60 seeds, or 25, that they were given: the two of the lease's length, "who begins to
+follow a live view may get what is no longer so", "frames that come twice are taken twice" and "who
+has lost a commit with the database goes on". Those that are not named here were not
 hunted again. "A borrowed actor is let go before the borrower has committed" was not seen in a
 hundred: versions of states, and the rule that such a write yields, catch most of it.
 """
