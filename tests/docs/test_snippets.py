@@ -19,6 +19,7 @@ NOT_RUN = Counter(
             "the folder must be open to the server's own user, which a folder of a test is not",
         ): 1,
         ("docs/how-to/several-databases.md", "needs a server of your own"): 2,
+        ("docs/how-to/balance.md", "needs two machines with a server each"): 1,
         ("docs/how-to/balance-haproxy.md", "needs HAProxy and a cluster"): 1,
         ("docs/how-to/three-machines.md", "needs a PostgreSQL of the system"): 1,
         ("docs/how-to/three-machines.md", THREE_MACHINES): 9,

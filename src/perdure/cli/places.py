@@ -36,16 +36,9 @@ class Places:
     Use as a context manager: leaving it removes what was made for the sockets.
     """
 
-    def __init__(
-        self, layout: Layout, cluster: ClusterOptions, store: str, door: str | None = None
-    ) -> None:
-        """Places for the processes of a layout.
-
-        Args:
-            door: where others reach those that take HTTP requests, if the store can tell it them.
-        """
+    def __init__(self, layout: Layout, cluster: ClusterOptions, store: str) -> None:
+        self.door: str | None = None  # where HTTP is answered, if the store can tell it others
         self._layout = layout
-        self._door = door
         self._cluster = cluster
         self._host = socket.gethostname()
         self._ports = _Ports(layout, cluster) if cluster.listen is not None else None
@@ -78,7 +71,7 @@ class Places:
             self._key,
             listen,
             advertise,
-            door=None if role == "state" else self._door,
+            door=None if role == "state" else self.door,
             cell=max(number - 1, 0) % self._layout.cells if role == "state" else 0,
             state_at=self._only_owner() if alone else None,
             certificate=_text(self._cluster.certificate),

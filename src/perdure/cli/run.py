@@ -41,11 +41,10 @@ def run_app(options: ServeOptions, run: RunOptions) -> int:
     check_cluster(run.cluster, layout)
     if not (run.with_supervisor or layout.is_one):
         raise Failure("several processes need their supervisor", "leave out --no-supervisor")
+    places = Places(layout, run.cluster, options.stores[0])
     bound = None if layout.web == 0 else bind(run.listen)
-    door = None
     if bound is not None and layout.has_registry:
-        door = door_address(bound, run.cluster, options.stores[0])
-    places = Places(layout, run.cluster, options.stores[0], door)
+        places.door = door_address(bound, run.cluster, options.stores[0])
     audience, metrics = _metrics(run.metrics, len(layout.roles()))
     _warn_of_open_key(options, run.cluster)
     waits = not (layout.is_one and has_terminal())  # see `waiting`

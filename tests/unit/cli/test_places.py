@@ -48,6 +48,14 @@ def test_beside_sqlite_the_socket_lies_in_a_private_directory_of_the_store(tmp_p
     assert web.name.endswith("/web-2")
 
 
+def test_who_takes_requests_is_told_where_others_reach_it(key: bytes) -> None:
+    with _places(layout_of(1, 1, [POSTGRESQL]), POSTGRESQL) as given:
+        given.door = "10.0.0.1:8000"
+        assert given.take("web", 1).door == "10.0.0.1:8000"
+        assert given.take("state", 1).door is None
+        assert given.take("web", 2).key == key
+
+
 def test_the_key_of_one_machine_is_another_at_each_start() -> None:
     layout = layout_of(1, None, ["memory:"])
     first, second = (_places(layout, "memory:") for _ in range(2))
