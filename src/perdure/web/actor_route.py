@@ -159,7 +159,8 @@ class ActorRoutes:
         request_id: str | None,
     ) -> None:
         name = current_request_id.get()
-        options, timeout_s = method.options, _timeout_s(method, self._node)
+        options, meter = method.options, self.meters[method]
+        timeout_s = meter.timeout_s
         if options.body_bytes_max is not None:
             check_body(exchange, options.body_bytes_max)
         if options.timeout_s is not None:
@@ -174,7 +175,7 @@ class ActorRoutes:
             trail=None if name is None else Trail(name),
             exchange=exchange,
             node=self._node,
-            meter=self.meters[method],
+            meter=meter,
         )
         self._node.submit(method.actor_type, key, turn)
 

@@ -65,10 +65,10 @@ class Metrics:
 class CallMeter:
     """How long the calls of one method took, by the class of their status."""
 
-    __slots__ = ("_noted", "_timeout_s", "by_class", "note")
+    __slots__ = ("_noted", "by_class", "note", "timeout_s")
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s  # of each call: its deadline less this is when it began
+        self.timeout_s = timeout_s  # of each call: its deadline less this is when it began
         self.by_class: dict[int, Histogram] = {2: seconds()}
         self._noted: list[float] = []
         self.note = self._noted.append
@@ -77,13 +77,13 @@ class CallMeter:
 
     def failed(self, status: int, past_deadline_s: float) -> None:
         """A call was answered with a problem."""
-        took_s = past_deadline_s + self._timeout_s
+        took_s = past_deadline_s + self.timeout_s
         self.by_class.setdefault(status // 100, seconds()).add(took_s)
 
     def fold(self) -> None:
         """Count what was noted; to be called some times a second, so that it stays short."""
         if self._noted:
-            timeout_s = self._timeout_s
+            timeout_s = self.timeout_s
             self.by_class[2].add_all([one + timeout_s for one in self._noted])
             self._noted.clear()
 
