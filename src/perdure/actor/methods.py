@@ -19,7 +19,7 @@ from perdure.actor.indexes import compile_check, compile_indexes
 from perdure.actor.model import Actor, MethodOptions, live, options_of
 from perdure.actor.reference import Reference, Router, reference_class
 from perdure.actor.schema import Migrations, stored_name, ttl_ms
-from perdure.actor.signature import bad_arguments, compile_signature
+from perdure.actor.signature import TakesArguments, compile_signature
 from perdure.base.codec import decoder, encode
 from perdure.base.errors import (
     BadArgumentsError,
@@ -33,7 +33,7 @@ from perdure.store.api import ActorSchema
 _SUSPENDING = {"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "SEND", "YIELD_VALUE"}
 
 
-class Method:
+class Method(TakesArguments):
     """One method of an actor class, ready to be called."""
 
     __slots__ = (
@@ -73,22 +73,6 @@ class Method:
     def start(self, actor: Actor, arguments: msgspec.Struct) -> Any:
         """The coroutine of one call."""
         return self.function(actor, *self.spread(arguments))
-
-    def arguments_from_json(self, body: bytes) -> msgspec.Struct:
-        """Decode one JSON object into the arguments; raises BadArgumentsError naming the field."""
-        try:
-            return self.decode_arguments(body or b"{}")  # type: ignore[no-any-return]
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise bad_arguments(error) from None
-        except RecursionError:
-            raise BadArgumentsError("the arguments are nested too deeply") from None
-
-    def arguments_from_text(self, values: dict[str, str]) -> msgspec.Struct:
-        """Convert query parameters, which are all text; raises BadArgumentsError."""
-        try:
-            return msgspec.convert(values, self.arguments_type, strict=False)
-        except msgspec.ValidationError as error:
-            raise bad_arguments(error) from None
 
     def arguments_from_python(
         self, positional: tuple[Any, ...], named: dict[str, Any]

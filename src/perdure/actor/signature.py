@@ -45,6 +45,31 @@ def compile_signature(
     return arguments, hints.get("return", Any)
 
 
+class TakesArguments:
+    """What is called with arguments by name: a method of an actor, or a plain function."""
+
+    __slots__ = ()
+
+    arguments_type: type[msgspec.Struct]
+    decode_arguments: Callable[[bytes], Any]  # of that type, strictly
+
+    def arguments_from_json(self, body: bytes) -> msgspec.Struct:
+        """Decode one JSON object into the arguments; raises BadArgumentsError naming the field."""
+        try:
+            return self.decode_arguments(body or b"{}")  # type: ignore[no-any-return]
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise bad_arguments(error) from None
+        except RecursionError:
+            raise BadArgumentsError("the arguments are nested too deeply") from None
+
+    def arguments_from_text(self, values: dict[str, str]) -> msgspec.Struct:
+        """Convert query parameters, which are all text; raises BadArgumentsError."""
+        try:
+            return msgspec.convert(values, self.arguments_type, strict=False)
+        except msgspec.ValidationError as error:
+            raise bad_arguments(error) from None
+
+
 def type_hints(label: str, function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function; raises DefinitionError."""
     try:

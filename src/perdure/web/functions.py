@@ -15,9 +15,9 @@ from typing import Any, Protocol, TypedDict, TypeVar, Union, Unpack
 import msgspec
 
 from perdure.actor.model import AccessRule, Caller, MethodOptions, check_bounds
-from perdure.actor.signature import bad_arguments, compile_signature, type_hints
+from perdure.actor.signature import TakesArguments, bad_arguments, compile_signature, type_hints
 from perdure.base.codec import decoder
-from perdure.base.errors import BadArgumentsError, DefinitionError, NotSignedInError
+from perdure.base.errors import DefinitionError, NotSignedInError
 from perdure.web.path_patterns import PathPattern
 
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
@@ -41,7 +41,7 @@ _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 _CALLER_TYPES = (Caller, Caller | None, Union[Caller, None])  # noqa: UP007  # as people write it
 
 
-class Function:
+class Function(TakesArguments):
     """One function with its path, ready to be called."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Function:
         self.path_type, self.result_type = compile_signature(self.label, function, in_path)
         self.arguments_type, _ = compile_signature(self.label, function, rest)
         try:
-            self._decode = decoder(self.arguments_type).decode
+            self.decode_arguments = decoder(self.arguments_type).decode
         except (TypeError, NameError) as error:
             raise DefinitionError(
                 f"{self.label}: its parameters cannot be read from JSON: {error}"
@@ -105,22 +105,6 @@ class Function:
                 raise NotSignedInError("sign in first")
             named[name] = caller
         return self.function(**named)
-
-    def arguments_from_json(self, body: bytes) -> msgspec.Struct:
-        """Decode one JSON object; raises BadArgumentsError naming the field."""
-        try:
-            return self._decode(body or b"{}")  # type: ignore[no-any-return]
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise bad_arguments(error) from None
-        except RecursionError:
-            raise BadArgumentsError("the arguments are nested too deeply") from None
-
-    def arguments_from_text(self, values: dict[str, str]) -> msgspec.Struct:
-        """Convert query parameters, which are all text; raises BadArgumentsError."""
-        try:
-            return msgspec.convert(values, self.arguments_type, strict=False)
-        except msgspec.ValidationError as error:
-            raise bad_arguments(error) from None
 
     def _refuse_path_parameters(self, parameters: Collection[str]) -> None:
         for name in self.pattern.names:
