@@ -173,7 +173,7 @@ PLANTED = (
     ),
     Planted(
         "pages of other sites may call",
-        _ROUTE,
+        "web/access.py",
         '        raise ForbiddenError("a page of another site may not call this")',
         "        pass",
         "tests/unit/runtime/test_asgi_app.py::test_posts_of_another_site_are_refused",

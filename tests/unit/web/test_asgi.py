@@ -59,6 +59,7 @@ def test_the_scope_is_complete():
     (scope,) = scopes
     assert scope.pop("client")[0] == "127.0.0.1"
     assert scope.pop("server") == ("127.0.0.1", server.port)
+    assert list(scope.pop("extensions")) == ["perdure.draining"]
     assert scope == {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -71,7 +72,6 @@ def test_the_scope_is_complete():
         "root_path": "/below",
         "headers": [(b"host", b"a"), (b"x-y", b"z"), (b"connection", b"close")],
         "state": {"shared": 1},
-        "extensions": {},
     }
 
 
