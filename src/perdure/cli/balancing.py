@@ -183,7 +183,8 @@ async def _balance(
     ending = Ending()
     scheme = "http" if context is None else "https"
     host, port = bound.getsockname()[:2]
-    over = f" over {len(options.backends)} backends" if options.backends else ""
+    count = len(options.backends)
+    over = f" over {count} backend{'s' if count > 1 else ''}" if count else ""
     print(f"perdure balances {scheme}://{joined(host, port)}{over}", flush=True)  # noqa: T201
     # The grace lets others notice. Nobody waits for that before a terminal with a Ctrl-C.
     await balancer.drain(0 if await ending.wait() else options.grace_s)
