@@ -124,6 +124,14 @@ class Bench:
         assert {status for status, _ in answers} == {200}
         return {body for _, body in answers}
 
+    async def comes_to(self, names: set[str]) -> None:
+        """Wait until it is these who answer: HAProxy checks who is new before it asks them."""
+
+        async def is_so() -> bool:
+            return await self.spread() == names
+
+        await until_so(is_so)
+
 
 @asynccontextmanager
 async def bench(*names: str, **options: object) -> AsyncIterator[Bench]:
@@ -161,12 +169,12 @@ async def test_requests_are_spread_over_what_there_is_and_that_changes_without_a
     async with bench("a", "b", "c") as here:
         a, b, c = here.webs
         await here.take(a, b)
-        assert await here.spread() == {"a", "b"}
+        await here.comes_to({"a", "b"})
         pid = here.engine._child.pid  # type: ignore[union-attr]
         await here.take(b, c)
-        assert await here.spread() == {"b", "c"}
+        await here.comes_to({"b", "c"})
         await here.take(a)
-        assert await here.spread() == {"a"}
+        await here.comes_to({"a"})
         assert here.engine._child.pid == pid  # type: ignore[union-attr]
 
 
@@ -175,11 +183,11 @@ async def test_who_drains_gets_nothing_new_and_may_come_back() -> None:
     async with bench("a", "b") as here:
         a, b = here.webs
         await here.take(a, b, draining=(a,))
-        assert await here.spread() == {"b"}
+        await here.comes_to({"b"})
         await here.take(a, b)
-        assert await here.spread() == {"a", "b"}
+        await here.comes_to({"a", "b"})
         await here.take(a, b, draining=(b,))
-        assert await here.spread() == {"a"}
+        await here.comes_to({"a"})
 
 
 @async_test
