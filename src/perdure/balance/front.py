@@ -283,7 +283,7 @@ class ClientConnection(asyncio.Protocol):
         raw = data[line.end() : end]
         head = self._head
         if head is None or raw != head.raw:
-            head = self._learn(version, raw, end)
+            head = self._learn(version, raw)
         if target[0] != 47 or b"#" in target:  # b"/"
             target = _origin_form(method, target, head)
         elif len(target) > self._shared.limits.target_bytes_max:
@@ -350,7 +350,7 @@ class ClientConnection(asyncio.Protocol):
             raise RefusedError(431)
         self._held = data
 
-    def _learn(self, version: bytes, raw: bytes, head_bytes: int) -> RequestHead:
+    def _learn(self, version: bytes, raw: bytes) -> RequestHead:
         if version not in _VERSIONS:
             raise RefusedError(505)
         if len(raw) > self._shared.limits.header_bytes_max:
