@@ -26,6 +26,8 @@ def write_access(exchange: "Exchange", backend: Backend | None, status: int, now
             "status": status,
             "backend": None if backend is None else backend.target.name,
             "attempts": exchange.attempts,
+            "request_id": exchange.request_id.decode(),
+            "client": exchange.client.peer.address,
             "latency_ms": round((now_s - (exchange.started_s or now_s)) * 1000, 3),
         },
     )

@@ -74,6 +74,7 @@ class Backend:
         "is_ejected",
         "is_healthy",
         "is_leaving",
+        "is_silent",
         "ramp_step",
         "seed",
         "state",
@@ -93,6 +94,7 @@ class Backend:
         self.is_ejected = False
         self.is_draining = False
         self.is_leaving = False  # no source names it any more
+        self.is_silent = False  # it takes connections and answers nothing, as a frozen process does
         self.failures_in_a_row = 0
         self.ejections = 0  # the exponent of the next one
         self._group = group
@@ -249,12 +251,15 @@ class Backends:
 
     # --- for checks, and for backends themselves
 
-    def set_health(self, backend: Backend, *, is_healthy: bool) -> None:
-        """What active checks found."""
+    def set_health(
+        self, backend: Backend, *, is_healthy: bool, is_silent: bool = False
+    ) -> None:
+        """What active checks found; silent: no answer in time, where others would be refused."""
         if is_healthy and not backend.is_healthy:
             self._ramp(backend)
             backend.failures_in_a_row = 0
         backend.is_healthy = is_healthy
+        backend.is_silent = is_silent
         self.settle(backend)
 
     def eject(self, backend: Backend) -> None:

@@ -6,7 +6,8 @@ backend (`upstream`), which brings the answer, and decides everything that conce
 Invariants:
 - At most one backend has it at a time, and each `begin` of a backend is followed by one `end`.
 - It is sent again only while no byte of an answer has come, and only if that is harmless: nothing
-  was sent, or the method is idempotent, or an idempotency key says it may be repeated.
+  was sent, or nothing arrived, or the method is idempotent, or an idempotency key says it may be
+  repeated.
 - Every other end is an answer: the backend's, or a problem of ours that says nothing of the inside.
 """
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from perdure.balance.backends import Backend
 from perdure.balance.chunks import LAST, chunk
+from perdure.balance.evidence import none_arrived
 from perdure.balance.heads import CHUNKED, AnswerHead, RequestHead
 from perdure.balance.shared import Shared
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from perdure.balance.front import ClientConnection
     from perdure.balance.upstream import Upstream
 
+_UNREACHABLE_MAX = 8  # backends tried for one request, where no connection can be made
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 
 _TITLES = {
@@ -51,6 +54,7 @@ class Exchange:
         "is_head",
         "line",
         "method",
+        "request_id",
         "sent_s",
         "started_s",
         "status",
@@ -72,6 +76,7 @@ class Exchange:
         self.target = target
         self.line = b"%b %b HTTP/1.1\r\n" % (method, target)
         self.head = head
+        self.request_id = head.request_id or shared.ids.next().encode()
         self.is_head = method == b"HEAD"
         self.is_complete = head.length == 0
         self.is_answering = False  # the client has been sent a part of the final answer
@@ -97,7 +102,6 @@ class Exchange:
         if backend is None:
             self._fail("no-backend" if not self._tried else "unreachable")
             return
-        self.attempts += 1
         self._backend = backend
         backend.begin()
         pool = shared.pools[backend]
@@ -110,10 +114,11 @@ class Exchange:
     def send(self, upstream: "Upstream") -> None:
         """This connection is the request's now."""
         self.upstream = upstream
+        self.attempts += 1
         self.sent_s = time.monotonic()
         if not self.started_s:
             self.started_s = self.sent_s
-        data = self.line + self.head.lines
+        data = self._head_data()
         if self._pieces is None:
             upstream.send(self, data)
             return
@@ -190,20 +195,23 @@ class Exchange:
         self._leave(None, failed=True)
         self.client.abort()
 
-    def lost(self, kind: str, *, was_reused: bool) -> None:
+    def lost(self, kind: str, *, was_reused: bool, had_end: bool = False) -> None:
         """The connection ended, or was ended, before any of the answer was there.
 
         A used connection may have been closed by the backend while the request was on its way,
         which says nothing about the backend.
+
+        Args:
+            had_end: the backend had ended it in order, which may prove that nothing arrived.
         """
         is_stale = was_reused and kind == "broken-off"
-        self._leave(None, failed=not is_stale, is_tried=not is_stale)
         repeats = (
             kind == "broken-off"
-            and self._may_repeat()
+            and (self._may_repeat() or (had_end and self._never_arrived()))
             and (is_stale or self._has_alternative())
             and self._shared.budget.take()
         )
+        self._leave(None, failed=not is_stale, is_tried=not is_stale)
         if repeats:
             self.start(wants_fresh=is_stale)
         else:
@@ -212,11 +220,26 @@ class Exchange:
     def not_connected(self) -> None:
         """No connection could be made; nothing was sent, so anything may be sent elsewhere."""
         self._leave(None, failed=True, is_tried=True)
-        if self.attempts < self._shared.limits.attempts_max:
+        if len(self._tried) < _UNREACHABLE_MAX:
             self._shared.budget.retries_total += 1
             self.start()
         else:
             self._fail("unreachable")
+
+    def leave_silent(self, backend: Backend) -> None:
+        """This backend does not answer its checks either: who may be repeated asks another."""
+        upstream = self.upstream
+        if (
+            self._backend is backend
+            and upstream is not None
+            and not self.is_answering
+            and self._may_repeat()
+            and self._has_alternative()
+            and self._shared.budget.take()
+        ):
+            upstream.cut()
+            self._leave(None, failed=True, is_tried=True)
+            self.start()
 
     def time_out(self, now_s: float) -> None:
         """Ends what has taken too long. The client's own waits are its connection's."""
@@ -233,6 +256,10 @@ class Exchange:
 
     # ---
 
+    def _head_data(self) -> bytes:
+        named = b"" if self.head.request_id else b"x-request-id: %b\r\n" % self.request_id
+        return b"%b%b%b\r\n" % (self.line, self.head.lines, named)
+
     def _framed(self, data: bytes) -> bytes:
         return chunk(data) if data and self.head.length == CHUNKED else data
 
@@ -244,11 +271,22 @@ class Exchange:
             self._pieces = None
 
     def _may_repeat(self) -> bool:
-        if self.attempts >= self._shared.limits.attempts_max or self.head.is_websocket:
+        return self._can_repeat() and (
+            self.method in _IDEMPOTENT or self.head.has_idempotency_key
+        )
+
+    def _can_repeat(self) -> bool:
+        limits = self._shared.limits
+        return self.attempts < limits.attempts_max and self._bytes <= limits.replay_bytes_max
+
+    def _never_arrived(self) -> bool:
+        """Whether the backend can have read nothing of it, so that it may be sent again whatever
+        it is."""
+        if self.upstream is None or not self._can_repeat():
             return False
-        if self._bytes > self._shared.limits.replay_bytes_max:
-            return False
-        return self.method in _IDEMPOTENT or self.head.has_idempotency_key
+        body_bytes = sum(len(self._framed(piece)) for piece in self._pieces or ())
+        sent_bytes = len(self._head_data()) + body_bytes + len(self._last())
+        return none_arrived(self.upstream.transport, sent_bytes)
 
     def _has_alternative(self) -> bool:
         others: tuple[Backend | None, ...] = (*self._tried, self._backend)

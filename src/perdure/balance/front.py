@@ -12,6 +12,7 @@ Invariants:
 import asyncio
 from typing import cast
 
+from perdure.balance.backends import Backend
 from perdure.balance.chunks import BadChunkError, ChunkReader
 from perdure.balance.exchange import Exchange
 from perdure.balance.heads import (
@@ -48,7 +49,6 @@ class ClientConnection(asyncio.Protocol):
         "_held",
         "_is_paused",
         "_left",
-        "_peer",
         "_phase",
         "_progress_s",
         "_saw_end",
@@ -57,6 +57,7 @@ class ClientConnection(asyncio.Protocol):
         "_stays",
         "_was_used",
         "is_write_paused",
+        "peer",
         "transport",
     )
 
@@ -68,7 +69,7 @@ class ClientConnection(asyncio.Protocol):
         self._phase = _HEAD
         self._held = b""
         self._head: RequestHead | None = None  # of the last request; the next is often the same
-        self._peer = Peer("", "http")
+        self.peer = Peer("", "http")
         self._left = 0  # bytes of the body that have not come
         self._body_bytes = 0
         self._chunks: ChunkReader | None = None
@@ -95,7 +96,7 @@ class ClientConnection(asyncio.Protocol):
         address = name[0] if isinstance(name, tuple) else ""
         is_secure = transport.get_extra_info("sslcontext") is not None
         is_trusted = shared.is_trusted is not None and shared.is_trusted(address)
-        self._peer = Peer(address, "https" if is_secure else "http", is_trusted, shared.via)
+        self.peer = Peer(address, "https" if is_secure else "http", is_trusted, shared.via)
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
@@ -115,7 +116,7 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         exchange = self._exchange
-        if self._phase in (_BODY, _DONE) or self._peer.scheme == "https":
+        if self._phase in (_BODY, _DONE) or self.peer.scheme == "https":
             return False
         if exchange is None and not self._held:
             return False
@@ -206,7 +207,7 @@ class ClientConnection(asyncio.Protocol):
 
     def end_tunnel(self) -> bool:
         """The backend will send no more; returns whether the client may go on."""
-        if self._peer.scheme == "https" or not self.transport.can_write_eof():
+        if self.peer.scheme == "https" or not self.transport.can_write_eof():
             return False
         self.transport.write_eof()
         return True
@@ -247,6 +248,11 @@ class ClientConnection(asyncio.Protocol):
                     self.transport.close()
             else:
                 self._exchange.time_out(now_s)
+
+    def leave_silent(self, backend: Backend) -> None:
+        """Has its request asked of another, if this backend has it and that is harmless."""
+        if self._exchange is not None:
+            self._exchange.leave_silent(backend)
 
     def drain(self) -> None:
         """Closes if nothing is under way."""
@@ -355,7 +361,7 @@ class ClientConnection(asyncio.Protocol):
             raise RefusedError(505)
         if len(raw) > self._shared.limits.header_bytes_max:
             raise RefusedError(431)
-        self._head = parse_request(raw, self._peer)
+        self._head = parse_request(raw, self.peer)
         return self._head
 
     def _hold(self, data: bytes) -> None:
@@ -421,7 +427,7 @@ class ClientConnection(asyncio.Protocol):
         """
         self._phase = _DONE
         self._held = b""
-        if self._peer.scheme == "https" or not self.transport.can_write_eof():
+        if self.peer.scheme == "https" or not self.transport.can_write_eof():
             self.transport.close()
             return
         self.transport.write_eof()

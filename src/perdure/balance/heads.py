@@ -17,6 +17,7 @@ import re
 
 import msgspec
 
+from perdure.base.request_ids import request_id_of
 from perdure.web.replies import status_line
 from perdure.web.request_head import RefusedError, check_fields, check_host
 
@@ -47,6 +48,7 @@ _HOP_BY_HOP = frozenset(
     )
 )
 _FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding"))
+_REQUEST_ID = b"x-request-id"
 _ASSERTED = re.compile(rb"forwarded|x-forwarded-[a-z-]+|x-real-ip")  # by whoever is trusted
 
 
@@ -55,13 +57,14 @@ class RequestHead(msgspec.Struct, frozen=True):
 
     raw: bytes  # from the version to the empty line
     fields: dict[bytes, bytes]
-    lines: bytes  # for the backend, from the fields to the empty line
+    lines: bytes  # for the backend: the fields, without the empty line
     length: int  # or CHUNKED
     is_old: bool  # HTTP/1.0
     keeps_alive: bool
     expects_continue: bool
     is_websocket: bool
     has_idempotency_key: bool
+    request_id: bytes  # empty if it has none that is fit to be passed on
 
 
 class AnswerHead(msgspec.Struct, frozen=True):
@@ -112,6 +115,10 @@ def parse_request(raw: bytes, peer: Peer) -> RequestHead:
     dropped = _HOP_BY_HOP | options
     if not expects_continue:
         dropped |= {b"expect"}
+    request_id = fields.get(_REQUEST_ID, b"")
+    if request_id_of(request_id) is None:
+        request_id = b""
+        dropped |= {_REQUEST_ID}
     kept = [
         (name, value)
         for name, value in headers
@@ -128,6 +135,7 @@ def parse_request(raw: bytes, peer: Peer) -> RequestHead:
         expects_continue,
         is_websocket,
         b"idempotency-key" in fields,
+        request_id,
     )
 
 
@@ -215,7 +223,7 @@ def _lines_for_backend(
         lines.append((b"host", b"localhost"))
     if peer.via:
         lines.append((b"via", b"1.1 " + peer.via))
-    return b"".join([b"%b: %b\r\n" % line for line in lines]) + b"\r\n"
+    return b"".join([b"%b: %b\r\n" % line for line in lines])
 
 
 def _with_forwarding(

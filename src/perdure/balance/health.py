@@ -21,6 +21,7 @@ from perdure.base.ids import jittered
 log = logging.getLogger("perdure.balance")
 
 _ANSWER_BYTES_MAX = 64 << 10
+_SILENT = -1  # instead of a status: connected, perhaps, and no answer in time
 
 
 class HealthRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,17 +81,21 @@ class HealthChecks:
                         "backend healthy again" if is_good else "backend unhealthy",
                         extra={"backend": backend.target.name},
                     )
-                    self._backends.set_health(backend, is_healthy=is_good)
+                    self._backends.set_health(
+                        backend, is_healthy=is_good, is_silent=status == _SILENT
+                    )
             is_first = False
             # Not in step with other balancers, nor with the checks of other backends.
             await self._backends.clock.sleep(jittered(rules.interval_s))
 
     async def _ask(self, backend: Backend) -> int:
-        """The status it answers with; 0 when it does not."""
+        """The status it answers with; 0 when it refuses to, or says nonsense."""
         try:
             async with asyncio.timeout(self._rules.timeout_s):
                 return await self._ask_patiently(backend)
-        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
+        except TimeoutError:
+            return _SILENT
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             return 0
 
     async def _ask_patiently(self, backend: Backend) -> int:

@@ -9,6 +9,7 @@ from perdure.balance.budget import RetryBudget
 from perdure.balance.heads import AnswerHead
 from perdure.balance.metrics import Metrics
 from perdure.base.limits import BalanceLimits
+from perdure.base.request_ids import RequestIds
 
 if TYPE_CHECKING:
     from perdure.balance.exchange import Exchange
@@ -29,6 +30,8 @@ class Shared:
         "clients",
         "closing",
         "hash_of",
+        "ids",
+        "is_replaced",
         "is_trusted",
         "limits",
         "metrics",
@@ -58,13 +61,15 @@ class Shared:
         self.pools: dict[Backend, Pool] = {}
         self.clients: set[ClientConnection] = set()
         self.closing = False
+        self.is_replaced = False  # by a process at the same address, which answers whoever comes
+        self.ids = RequestIds()
         self.now_s = time.monotonic()  # as of the last sweep
         self.answer_heads: dict[bytes, AnswerHead] = {}
 
     @property
     def is_ready(self) -> bool:
         """What `/-/balance/ready` says: whether requests should come here."""
-        return not self.closing and self.backends.has_any
+        return (not self.closing or self.is_replaced) and self.backends.has_any
 
     def follow(self, make_pool: "Callable[[Backend, Shared], Pool]") -> None:
         """Keeps a pool for each backend, from now on."""
@@ -76,6 +81,9 @@ class Shared:
                 self.pools[backend] = make_pool(backend, self)
             elif backend.state != "up":
                 self.pools[backend].close_idle()
+                if backend.is_silent:
+                    for client in list(self.clients):
+                        client.leave_silent(backend)
 
         for backend in self.backends.all():
             watcher(backend)

@@ -154,7 +154,9 @@ class Upstream(asyncio.Protocol):
             return
         if phase == _HEAD:
             kind = "bad-answer" if self._held else "broken-off"
-            exchange.lost(kind, was_reused=self.answers > 0)
+            # EPIPE: it was reset after it had been ended.
+            had_end = self._saw_end or isinstance(error, BrokenPipeError)
+            exchange.lost(kind, was_reused=self.answers > 0, had_end=had_end)
         elif phase == _TUNNEL:
             exchange.client.close_tunnel()
         elif self._left == UNTIL_CLOSE and error is None:

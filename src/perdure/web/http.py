@@ -440,9 +440,11 @@ class HttpProtocol(ClientTransport):
             self._phase = _IGNORED_UPGRADE
             return False
         check_handshake(exchange)
+        if self.dates.closing:  # a balancer asks another server; a client comes back
+            raise RefusedError(503, None, b"retry-after: 1\r\n")
         route, exchange.route = exchange.route, None
         subscribe = None if route is None else self.shared.endpoint.subscriber(route)
-        if (subscribe is None and self.shared.asgi_app is None) or self.dates.closing:
+        if subscribe is None and self.shared.asgi_app is None:
             exchange.keep_alive = False
             return False
         if subscribe is None:
@@ -482,8 +484,6 @@ class HttpProtocol(ClientTransport):
                 self._phase = _DONE
         elif exchange.path == b"*":
             exchange.reply(204, b"")
-        elif b"upgrade" in exchange.fields and self.dates.closing:
-            exchange.reply(503, problem(503, "stopping", "The server is stopping"), CONTENT_TYPE)
         else:
             exchange.reply(404, problem(404, "not-found", "Nothing is here"), CONTENT_TYPE)
 

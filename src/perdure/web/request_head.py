@@ -38,6 +38,7 @@ _TITLES = {
     431: ("header-too-large", "The header block is too large"),
     500: ("internal", "Internal error"),
     501: ("not-implemented", "The method or transfer coding is not implemented"),
+    503: ("stopping", "The server is stopping"),
     505: ("version-not-supported", "Only HTTP/1.0 and HTTP/1.1 are spoken here"),
 }
 

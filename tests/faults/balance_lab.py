@@ -1,0 +1,165 @@
+"""A balancer before three servers, all of them real processes that can be killed, frozen, drained."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Self
+
+from tests.faults.lab import Died
+
+APP = Path(__file__).with_name("balanced_app.py")
+START_S = 30.0
+_COMMAND = (sys.executable, "-c", "from perdure.cli import main; main()")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port: int = bound.getsockname()[1]
+        return port
+
+
+class Process:
+    """One process of ours that serves at an address."""
+
+    def __init__(self, words: Sequence[str], port: int, directory: Path) -> None:
+        self.port = port
+        self.address = f"127.0.0.1:{port}"
+        self._words = words
+        self._errors = directory / f"errors-{port}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or another one after it has ended."""
+        with self._errors.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [*_COMMAND, *self._words], stdout=subprocess.DEVNULL, stderr=errors
+            )
+
+    async def ready(self, path: str = "/-/ready") -> None:
+        """Wait until it says that it is."""
+        end_s = time.monotonic() + START_S
+        while not await asyncio.to_thread(self._says_ok, path):
+            if self.process.poll() is not None or time.monotonic() > end_s:
+                raise Died(self.errors())
+            await asyncio.sleep(0.02)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self, within_s: float = 40.0) -> int:
+        return await asyncio.to_thread(self.process.wait, within_s)
+
+    def errors(self) -> str:
+        return self._errors.read_text(errors="replace")
+
+    def get(self, path: str, port: int | None = None) -> tuple[int, str]:
+        connection = HTTPConnection("127.0.0.1", port or self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def _says_ok(self, path: str) -> bool:
+        try:
+            return self.get(path)[0] == 200
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait(10)
+
+
+class Backend(Process):
+    """A Perdure server with `balanced_app`."""
+
+    def __init__(self, directory: Path) -> None:
+        port = free_port()
+        words = ["run", str(APP), "--no-supervisor", "--store", "memory:"]
+        super().__init__([*words, "--listen", f"127.0.0.1:{port}"], port, directory)
+
+
+class Balancer(Process):
+    """`perdure balance`, with its supervisor unless told otherwise."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        port, self.admin = free_port(), free_port()
+        words = ["balance", *options, "--listen", f"127.0.0.1:{port}"]
+        super().__init__([*words, "--admin", f"127.0.0.1:{self.admin}"], port, directory)
+
+    async def metric(self, name: str) -> float:
+        """The sum of one metric over its labels."""
+        _, text = await asyncio.to_thread(self.get, "/metrics", self.admin)
+        found = re.findall(rf"^perdure_balance_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        return sum(map(float, found))
+
+    async def sees(self, backend: Process, state: str) -> None:
+        """Wait until a backend is in this state."""
+        line = f'backend="{backend.address}",state="{state}"}} 1\n'
+
+        async def is_so() -> bool:
+            return line in (await asyncio.to_thread(self.get, "/metrics", self.admin))[1]
+
+        end_s = time.monotonic() + START_S
+        while not await is_so():
+            assert time.monotonic() < end_s, f"{backend.address} never was {state}"
+            await asyncio.sleep(0.02)
+
+
+class Site:
+    """Three servers and a balancer before them."""
+
+    def __init__(self, directory: Path, *options: str, count: int = 3) -> None:
+        self.directory = directory
+        self.backends = [Backend(directory) for _ in range(count)]
+        self._options = options
+        self._processes: list[Process] = [*self.backends]
+
+    async def __aenter__(self) -> Self:
+        try:
+            for backend in self.backends:
+                await backend.ready()
+            self.balancer = await self.add_balancer()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.close()
+
+    async def add_balancer(self) -> Balancer:
+        """One more, before the same servers."""
+        named = [] if "--file" in self._options else [one.address for one in self.backends]
+        balancer = Balancer(self.directory, *self._options, *named)
+        self._processes.append(balancer)
+        await balancer.ready("/-/balance/ready")
+        return balancer
+
+    async def add_backend(self) -> Backend:
+        backend = Backend(self.directory)
+        self._processes.append(backend)
+        await backend.ready()
+        return backend
+
+
+async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+IS_RECORDED = "PERDURE_FAULTS_RECORD" in os.environ
