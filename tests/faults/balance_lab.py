@@ -1,4 +1,4 @@
-"""A balancer before three servers, all of them real processes that can be killed, frozen, drained."""
+"""A balancer before three servers: real processes that can be killed, frozen and drained."""
 
 import asyncio
 import os

@@ -7,11 +7,11 @@ Invariants:
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 from perdure.balance import metrics
 from perdure.balance.front import READY_PATH
-from perdure.balance.shared import Shared
 from perdure.web.problems import CONTENT_TYPE, problem
 from perdure.web.replies import CLOSE_LINE, status_line
 
@@ -22,8 +22,15 @@ _PATIENCE_S = 5.0
 class AdminConnection(asyncio.Protocol):
     """One connection of an operator, or of Prometheus."""
 
-    def __init__(self, shared: Shared) -> None:
-        self._shared = shared
+    def __init__(self, tell: Callable[[], bytes], is_ready: Callable[[], bool]) -> None:
+        """A connection that was not made yet.
+
+        Args:
+            tell: the metrics, in Prometheus' text format.
+            is_ready: whether requests should come to this balancer.
+        """
+        self._tell = tell
+        self._is_ready = is_ready
         self._held = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,17 +56,13 @@ class AdminConnection(asyncio.Protocol):
         self._transport.close()
 
     def _answer(self, method: bytes, target: bytes) -> tuple[int, bytes, bytes]:
-        shared = self._shared
         path = target.partition(b"?")[0]
         if method not in (b"GET", b"HEAD"):
             return 405, CONTENT_TYPE, problem(405, "method-not-allowed", "Only GET is for here")
         if path == b"/metrics":
-            text = shared.metrics.text(
-                shared.backends, len(shared.clients), shared.budget.retries_total
-            )
-            return 200, metrics.CONTENT_TYPE, text
+            return 200, metrics.CONTENT_TYPE, self._tell()
         if path == READY_PATH:
-            is_ready = shared.is_ready
+            is_ready = self._is_ready()
             body = b'{"ok":true}' if is_ready else b'{"ok":false}'
             return 200 if is_ready else 503, b"application/json", body
         return 404, CONTENT_TYPE, problem(404, "not-found", "Nothing is here")

@@ -251,9 +251,7 @@ class Backends:
 
     # --- for checks, and for backends themselves
 
-    def set_health(
-        self, backend: Backend, *, is_healthy: bool, is_silent: bool = False
-    ) -> None:
+    def set_health(self, backend: Backend, *, is_healthy: bool, is_silent: bool = False) -> None:
         """What active checks found; silent: no answer in time, where others would be refused."""
         if is_healthy and not backend.is_healthy:
             self._ramp(backend)

@@ -146,11 +146,13 @@ class Exchange:
         if self.upstream is not None and self.head.length == CHUNKED:
             self.upstream.write(LAST)
 
-    def abandon(self) -> None:
-        """The client is gone, or may not stay."""
+    def abandon(self, *, gently: bool = False) -> None:
+        """The client is gone, or may not stay; gently: what it has sent still gets there."""
         upstream, self.upstream = self.upstream, None
         backend, self._backend = self._backend, None
-        if upstream is not None:
+        if upstream is not None and gently:
+            upstream.close()
+        elif upstream is not None:
             upstream.cut()
         if backend is not None:
             self._shared.pools[backend].forget(self)
@@ -271,9 +273,7 @@ class Exchange:
             self._pieces = None
 
     def _may_repeat(self) -> bool:
-        return self._can_repeat() and (
-            self.method in _IDEMPOTENT or self.head.has_idempotency_key
-        )
+        return self._can_repeat() and (self.method in _IDEMPOTENT or self.head.has_idempotency_key)
 
     def _can_repeat(self) -> bool:
         limits = self._shared.limits

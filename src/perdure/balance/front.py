@@ -122,17 +122,18 @@ class ClientConnection(asyncio.Protocol):
             return False
         self._saw_end = True
         if self._phase == _TUNNEL and exchange is not None and exchange.upstream is not None:
-            exchange.upstream.end_tunnel()
-        elif self._phase == _HEAD and b"\r\n\r\n" not in self._held:
+            return exchange.upstream.end_tunnel()
+        if self._phase == _HEAD and b"\r\n\r\n" not in self._held:
             return False
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
+        was_tunnel = self._phase == _TUNNEL
         self._phase = _DONE
         self._shared.clients.discard(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            exchange.abandon()
+            exchange.abandon(gently=was_tunnel and error is None)
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
@@ -207,8 +208,8 @@ class ClientConnection(asyncio.Protocol):
 
     def end_tunnel(self) -> bool:
         """The backend will send no more; returns whether the client may go on."""
-        if self.peer.scheme == "https" or not self.transport.can_write_eof():
-            return False
+        if self._saw_end or self.peer.scheme == "https" or not self.transport.can_write_eof():
+            return False  # the tunnel is over
         self.transport.write_eof()
         return True
 

@@ -37,7 +37,6 @@ _MAP_LINES_MAX = 1_000  # in one command, which must fit HAProxy's buffer of 16 
 _START_S = 10.0
 _POLL_S = 0.02
 _RESTART_S = 1.0
-_WEIGHT_MAX = 256  # of HAProxy
 _PR_SET_PDEATHSIG = 1
 # What HAProxy answers to a command that it has carried out.
 _DONE = ("no need to change", "IP changed", "port changed", "New version created")
@@ -225,7 +224,6 @@ async def _resolved(target: Target) -> Target | None:
     if target.path is not None:
         log.error("haproxy is not told of Unix sockets", extra={"backend": target.name})
         return None
-    target = msgspec.structs.replace(target, weight=min(target.weight, _WEIGHT_MAX))
     with contextlib.suppress(ValueError):  # it is a name
         ipaddress.ip_address(target.host)
         return target

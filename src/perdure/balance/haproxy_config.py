@@ -42,7 +42,8 @@ class HaproxyOptions(msgspec.Struct, frozen=True, kw_only=True):
     policy: PolicyName = "peak-ewma"
     hash_by: str | None = None  # `header:NAME`, `cookie:NAME` or `path:N`, for the policy `hash`
     by_owner: tuple[str, ...] = ()  # the first part of actors' paths
-    health_path: str = "/-/ready"
+    health_path: str | None = "/-/ready"  # None: a connection is enough; empty: not checked
+    health_interval_s: float = 0.5
     send_proxy: bool = False
     trusted: tuple[str, ...] = ()  # networks of proxies that are believed
     accept_proxy: bool = False  # from those connections begin with a PROXY header
@@ -60,12 +61,12 @@ def configuration(options: HaproxyOptions, files: Files, state: State) -> str:
     _check(options)
     sections = [
         ("global", _global(files)),
-        ("defaults", _defaults(options.mode)),
+        ("defaults", _defaults(options)),
         ("frontend requests", _frontend(options, files)),
         ("backend web", _web(options, state.slots)),
     ]
     if options.by_owner:
-        sections.append(("backend owners", _owners(state.slots)))
+        sections.append(("backend owners", _owners(options, state.slots)))
     return "\n".join("\n  ".join([title, *lines]) + "\n" for title, lines in sections)
 
 
@@ -75,7 +76,7 @@ def _check(options: HaproxyOptions) -> None:
     for name in options.by_owner:
         if not _NAME.fullmatch(name):
             raise EngineError(f"{name!r} cannot be the first part of an actor's path")
-    if not _PATH.fullmatch(options.health_path):
+    if options.health_path and not _PATH.fullmatch(options.health_path):
         raise EngineError(f"{options.health_path!r} is no path for checks of health")
     if options.accept_proxy and not options.trusted:
         raise EngineError("a PROXY header is taken from trusted networks only: name them")
@@ -93,20 +94,21 @@ def _global(files: Files) -> list[str]:
     ]
 
 
-def _defaults(mode: str) -> list[str]:
+def _defaults(options: HaproxyOptions) -> list[str]:
     limits = BalanceLimits()
-    idle_s = limits.tunnel_idle_s if mode == "tcp" else limits.write_timeout_s
+    is_tcp = options.mode == "tcp"
+    idle_s = limits.tunnel_idle_s if is_tcp else limits.write_timeout_s
     lines = [
-        f"mode {mode}",
+        f"mode {options.mode}",
         f"timeout connect {limits.connect_s * 1000:.0f}ms",
         f"timeout client {idle_s:.0f}s",
         f"timeout server {idle_s:.0f}s",
         f"timeout queue {limits.connect_s * 1000:.0f}ms",
-        "default-server check inter 1s fall 2 rise 1",
+        *_checks(options),
         "option redispatch 1",
         f"retries {limits.attempts_max - 1}",
     ]
-    if mode == "http":
+    if not is_tcp:
         lines += [
             f"timeout http-request {limits.header_timeout_s:.0f}s",
             f"timeout http-keep-alive {limits.idle_timeout_s:.0f}s",
@@ -115,6 +117,13 @@ def _defaults(mode: str) -> list[str]:
             "http-reuse safe",
         ]
     return lines
+
+
+def _checks(options: HaproxyOptions) -> list[str]:
+    if options.health_path == "":
+        return []
+    interval_ms = options.health_interval_s * 1000
+    return [f"default-server check inter {interval_ms:.0f}ms fall 2 rise 1"]
 
 
 def _frontend(options: HaproxyOptions, files: Files) -> list[str]:
@@ -132,6 +141,7 @@ def _frontend(options: HaproxyOptions, files: Files) -> list[str]:
         "option forwardfor",
         f"http-request set-header x-forwarded-proto http{unless}",
         f"http-request set-header x-forwarded-host %[req.hdr(host)]{unless}",
+        "http-request set-header x-request-id %[uuid()] unless { req.hdr(x-request-id) -m found }",
         f"http-request disable-l7-retry unless {_REPEATABLE}",
     ]
     if options.by_owner:
@@ -154,7 +164,7 @@ def _web(options: HaproxyOptions, slots: Sequence[Slot]) -> list[str]:
     lines = [f"balance {_policy(options)}"]
     if options.policy == "hash":
         lines.append("hash-type consistent")
-    if options.mode == "http":
+    if options.health_path:
         lines += [f"option httpchk GET {options.health_path}", "http-check expect status 200"]
     extra = " send-proxy-v2" if options.send_proxy else ""
     for index, slot in enumerate(slots):
@@ -182,7 +192,7 @@ def _policy(options: HaproxyOptions) -> str:
     raise EngineError(f"{options.hash_by!r} is not header:NAME, cookie:NAME or path:N")
 
 
-def _owners(slots: Sequence[Slot]) -> list[str]:
+def _owners(options: HaproxyOptions, slots: Sequence[Slot]) -> list[str]:
     lines = [
         "retries 1",
         "retry-on conn-failure",
@@ -193,7 +203,8 @@ def _owners(slots: Sequence[Slot]) -> list[str]:
     for index, slot in enumerate(slots):
         name = slot_name(index)
         # weight 0: nobody is ever chosen by balancing; and no check beside that of its twin
-        lines.append(f"server {name} {_address(slot)} weight 0 no-check track web/{name}")
+        checked = "" if options.health_path == "" else f" no-check track web/{name}"
+        lines.append(f"server {name} {_address(slot)} weight 0{checked}")
     return lines
 
 

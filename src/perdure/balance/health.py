@@ -15,19 +15,22 @@ import logging
 
 import msgspec
 
+from perdure.balance import proxy_protocol
 from perdure.balance.backends import Backend, Backends
 from perdure.base.ids import jittered
 
 log = logging.getLogger("perdure.balance")
 
 _ANSWER_BYTES_MAX = 64 << 10
+_CONNECTED = 200  # instead of a status, where none is asked for
 _SILENT = -1  # instead of a status: connected, perhaps, and no answer in time
 
 
 class HealthRules(msgspec.Struct, frozen=True, kw_only=True):
     """How backends are asked."""
 
-    path: str = "/-/ready"  # any 2xx or 3xx will do
+    path: str | None = "/-/ready"  # any 2xx or 3xx will do; None: a connection is enough
+    sends_proxy: bool = False  # begins with a PROXY header, as all connections to it do
     interval_s: float = 0.5  # less than the second for which a server that stops goes on serving
     timeout_s: float = 2.0
     rise: int = 2  # good answers in a row until it gets requests again
@@ -109,6 +112,10 @@ class HealthChecks:
                 target.host, target.port, limit=_ANSWER_BYTES_MAX
             )
         try:
+            if self._rules.sends_proxy:
+                writer.write(proxy_protocol.encode(None, None))
+            if self._rules.path is None:
+                return _CONNECTED
             host = f"[{target.host}]" if ":" in target.host else target.host or "localhost"
             writer.write(
                 f"GET {self._rules.path} HTTP/1.1\r\nhost: {host}:{target.port}\r\n"

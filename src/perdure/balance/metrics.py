@@ -62,50 +62,33 @@ class Metrics:
 
     def text(self, backends: Backends, connections: int, retries: int) -> bytes:
         """Everything, in Prometheus' text format."""
-        all_backends = backends.all()
         lines = [
-            *_family(
+            *family(
                 "perdure_balance_requests_total",
                 "counter",
                 "Requests answered, by backend (empty: by the balancer) and class of status.",
                 self._statuses(),
             ),
-            *_family(
+            *family(
                 "perdure_balance_latency_seconds",
                 "histogram",
                 "From sending a request to a backend to the end of its answer.",
                 self._latencies(),
             ),
-            *_family(
+            *family(
                 "perdure_balance_backend_failures_total",
                 "counter",
                 "Connections that failed or broke off.",
-                [(_labels(name), c.failures) for name, c in self._by_name.items() if name],
+                [(labels(name), c.failures) for name, c in self._by_name.items() if name],
             ),
-            *_family(
-                "perdure_balance_in_flight",
-                "gauge",
-                "Requests and connections under way at a backend.",
-                [(_labels(one.target.name), one.in_flight) for one in all_backends],
-            ),
-            *_family(
-                "perdure_balance_backend_state",
-                "gauge",
-                "1 for the state that a backend is in.",
-                [
-                    (_labels(one.target.name, state=state), float(one.state == state))
-                    for one in all_backends
-                    for state in _STATES
-                ],
-            ),
+            *backend_families(backends),
         ]
         for name, kind, about, value in (
             ("retries_total", "counter", "Requests sent a second time.", retries),
-            ("ejections_total", "counter", "Backends left out.", backends.ejections_total),
             ("connections", "gauge", "Connections of clients.", connections),
             ("connections_total", "counter", "Connections ever made.", self.connections_total),
         ):
-            lines += _family(f"perdure_balance_{name}", kind, about, [("", value)])
+            lines += family(f"perdure_balance_{name}", kind, about, [("", value)])
         return "".join(lines).encode()
 
     def _of(self, name: str) -> _Counts:
@@ -120,25 +103,54 @@ class Metrics:
         for name, counts in self._by_name.items():
             for digit, count in enumerate(counts.statuses):
                 if count:
-                    yield _labels(name, status=f"{digit}xx"), count
+                    yield labels(name, status=f"{digit}xx"), count
 
     def _latencies(self) -> Series:
         for name, counts in self._by_name.items():
             total = 0
             for bound_s, count in zip((*_BOUNDS_S, "+Inf"), counts.buckets, strict=True):
                 total += count
-                yield "_bucket" + _labels(name, le=str(bound_s)), total
-            yield "_sum" + _labels(name), counts.seconds
-            yield "_count" + _labels(name), total
+                yield "_bucket" + labels(name, le=str(bound_s)), total
+            yield "_sum" + labels(name), counts.seconds
+            yield "_count" + labels(name), total
 
 
-def _family(name: str, kind: str, about: str, series: Series) -> Iterable[str]:
+def backend_families(backends: Backends) -> Iterable[str]:
+    """How the backends are, in every mode."""
+    every = backends.all()
+    yield from family(
+        "perdure_balance_in_flight",
+        "gauge",
+        "Requests and connections under way at a backend.",
+        [(labels(one.target.name), one.in_flight) for one in every],
+    )
+    yield from family(
+        "perdure_balance_backend_state",
+        "gauge",
+        "1 for the state that a backend is in.",
+        [
+            (labels(one.target.name, state=state), float(one.state == state))
+            for one in every
+            for state in _STATES
+        ],
+    )
+    yield from family(
+        "perdure_balance_ejections_total",
+        "counter",
+        "Backends left out.",
+        [("", backends.ejections_total)],
+    )
+
+
+def family(name: str, kind: str, about: str, series: Series) -> Iterable[str]:
+    """One metric, for Prometheus."""
     yield f"# HELP {name} {about}\n# TYPE {name} {kind}\n"
     for suffix, value in series:
         yield f"{name}{suffix} {value:.10g}\n"
 
 
-def _labels(backend: str, **others: str) -> str:
+def labels(backend: str, **others: str) -> str:
+    """The labels of one of its values."""
     escaped = backend.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     more = "".join(f',{key}="{value}"' for key, value in others.items())
     return f'{{backend="{escaped}"{more}}}'

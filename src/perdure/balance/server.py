@@ -26,26 +26,29 @@ _SWEEPS_A_SECOND = 4
 class Balancer:
     """Passes HTTP requests on to the backends of `shared`."""
 
-    def __init__(self, shared: Shared, health: HealthRules | None = None) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        health: HealthRules | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         """Prepares a balancer.
 
         Args:
             health: How backends are checked; None: not at all.
+            ssl_context: With which HTTPS is served; None: HTTP.
         """
+        self._ssl_context = ssl_context
         self._shared = shared
         self._checks = None if health is None else HealthChecks(shared.backends, health)
         self._listeners: list[asyncio.Server] = []
+        self._admin: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
-    async def start(
-        self,
-        bound: socket.socket,
-        ssl_context: ssl.SSLContext | None = None,
-        admin: socket.socket | None = None,
-    ) -> None:
+    async def start(self, bound: socket.socket, admin: socket.socket | None = None) -> None:
         """Begins to serve on bound sockets, which belong to the balancer from here on."""
         loop = asyncio.get_running_loop()
-        shared = self._shared
+        shared, ssl_context = self._shared, self._ssl_context
         shared.follow(Pool)
         handshake_timeout_s = None if ssl_context is None else shared.limits.header_timeout_s
         self._listeners.append(
@@ -58,23 +61,30 @@ class Balancer:
             )
         )
         if admin is not None:
-            self._listeners.append(
-                await loop.create_server(lambda: AdminConnection(shared), sock=admin)
+            self._admin = await loop.create_server(
+                lambda: AdminConnection(self._metrics, lambda: shared.is_ready), sock=admin
             )
+            self._listeners.append(self._admin)
         if self._checks is not None:
             self._checks.start()
         self._sweeper = loop.create_task(self._sweep_forever())
 
-    async def drain(self, grace_s: float) -> None:
+    async def drain(self, grace_s: float, *, is_replaced: bool = False) -> None:
         """Stops gracefully: returns when every connection is closed, or time is up.
 
         At first only `/-/balance/ready` and `connection: close` tell of it; after a grace the
         listeners and idle connections close, and what is under way has until `drain_s`.
+
+        Args:
+            is_replaced: another process serves at the same address already; so it stays ready.
         """
         loop = asyncio.get_running_loop()
         shared = self._shared
         deadline_s = loop.time() + shared.limits.drain_s
+        shared.is_replaced = is_replaced
         shared.closing = True
+        if is_replaced and self._admin is not None:
+            self._admin.close()  # who asks shall hear of the one that stays
         log.info("balancer draining", extra={"connections": len(shared.clients)})
         await asyncio.sleep(min(grace_s, shared.limits.drain_s))
         self._close_listeners()
@@ -103,6 +113,12 @@ class Balancer:
         for pool in shared.pools.values():
             pool.close()
         await asyncio.sleep(0)  # the transports report their loss in the next turn
+
+    def _metrics(self) -> bytes:
+        shared = self._shared
+        return shared.metrics.text(
+            shared.backends, len(shared.clients), shared.budget.retries_total
+        )
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:

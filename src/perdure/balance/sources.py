@@ -29,7 +29,7 @@ _FILE_EVERY_S = 0.5
 _FILE_BYTES_MAX = 1 << 20
 _DNS_EVERY_S = 5.0
 _DNS_ANSWER_S = 5.0
-_WEIGHT_MAX = 256  # as HAProxy has it
+WEIGHT_MAX = 256  # as HAProxy has it
 _PORT_MAX = 65_535
 
 
@@ -133,8 +133,12 @@ def target_of(address: str, *, name: str | None = None, weight: int = 1) -> Targ
 
     By default it has its address for a name: so all balancers give it the same one.
     """
-    if not 0 <= weight <= _WEIGHT_MAX:
-        raise SourceError(f"{address}: the weight is {weight}, and not 0 to {_WEIGHT_MAX}")
+    if not 0 <= weight <= WEIGHT_MAX:
+        raise SourceError(f"{address}: the weight is {weight}, and not 0 to {WEIGHT_MAX}")
+    if "://" in address:
+        raise SourceError(
+            f"{address!r} is not HOST:PORT: backends are spoken to in plain HTTP, without TLS"
+        )
     if address.startswith("unix:/"):
         return Target(name or address, "localhost", 0, address.removeprefix("unix:"), weight)
     host, _, port = address.rpartition(":")

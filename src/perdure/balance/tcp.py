@@ -22,7 +22,10 @@ from typing import cast
 
 import msgspec
 
+from perdure.balance import tcp_metrics
+from perdure.balance.admin import AdminConnection
 from perdure.balance.backends import Backend, Backends
+from perdure.balance.health import HealthChecks, HealthRules
 from perdure.balance.policies import hash_of
 from perdure.balance.proxy_protocol import HEADER_BYTES_MAX, Endpoint, Header, decode, encode
 from perdure.base.errors import ProxyProtocolError
@@ -36,16 +39,6 @@ _BACKLOG = 2048
 _BUFFER_BYTES_MAX = 256 << 10  # that wait for one side; beyond it the other is not read
 _SWEEP_S = 0.5
 _NO_LINGER = struct.pack("ii", 1, 0)
-
-
-class TcpStatistics(msgspec.Struct, frozen=True):
-    """What there is, and was since the start."""
-
-    connections: int
-    connections_total: int
-    connections_refused: int  # too many, or without a correct PROXY header
-    connections_failed: int  # for which no backend could be reached
-    connections_idle: int  # cut since nothing moved on them
 
 
 class TcpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,28 +56,55 @@ class TcpFront:
         backends: Backends,
         limits: BalanceLimits | None = None,
         options: TcpOptions | None = None,
+        health: HealthRules | None = None,
     ) -> None:
+        """A front that takes no connections yet.
+
+        Args:
+            health: how backends are checked; None: not at all.
+        """
         self.backends = backends
         self.limits = limits or BalanceLimits()
         self.options = options or TcpOptions()
         self.clock = backends.clock
         self.pairs: set[Pair] = set()
-        self.total = self.refused = self.failed = self.idle = 0
+        self.counts = tcp_metrics.Counts()
+        self._checks = None if health is None else HealthChecks(backends, health)
+        self._is_ready = True
         self._listeners: list[asyncio.Server] = []
+        self._admin: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
-    async def start(self, sockets: Sequence[socket.socket]) -> None:
+    async def start(self, bound: socket.socket, admin: socket.socket | None = None) -> None:
         """Begin to take connections on bound sockets, which belong to it from here on."""
         loop = asyncio.get_running_loop()
-        for bound in sockets:
-            listener = await loop.create_server(lambda: Pair(self), sock=bound, backlog=_BACKLOG)
-            self._listeners.append(listener)
+        listener = await loop.create_server(lambda: Pair(self), sock=bound, backlog=_BACKLOG)
+        self._listeners.append(listener)
+        if admin is not None:
+            self._admin = await loop.create_server(
+                lambda: AdminConnection(self.metrics, lambda: self.is_ready), sock=admin
+            )
+            self._listeners.append(self._admin)
+        if self._checks is not None:
+            self._checks.start()
         self._sweeper = loop.create_task(self._sweep_forever(), name="perdure-tcp-sweeper")
 
-    async def drain(self, drain_s: float) -> None:
-        """Take no new connections, give those there are that long to end, and cut the rest."""
+    async def drain(self, grace_s: float, *, is_replaced: bool = False) -> None:
+        """Stop gracefully: go on accepting for a grace, in which only `/-/balance/ready` says no;
+        give the connections there are `drain_s` to end, and cut the rest.
+
+        Args:
+            is_replaced: another process serves at the same address already; so it stays ready.
+        """
+        limits = self.limits
+        end_s = self.clock.monotonic_s() + limits.drain_s
+        self._is_ready = is_replaced
+        if is_replaced:
+            if self._admin is not None:
+                self._admin.close()  # who asks shall hear of the one that stays
+        elif grace_s:
+            await self.clock.sleep(min(grace_s, limits.drain_s))
         self._close_listeners()
-        end_s = self.clock.monotonic_s() + drain_s
         while self.pairs and self.clock.monotonic_s() < end_s:
             await self.clock.sleep(0.02)
         await self.close()
@@ -95,14 +115,21 @@ class TcpFront:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
+        if self._checks is not None:
+            await self._checks.close()
         opening = [pair.opening for pair in self.pairs if pair.opening is not None]
         for pair in list(self.pairs):
             pair.cut()
         await asyncio.gather(*opening, return_exceptions=True)
 
-    def statistics(self) -> TcpStatistics:
-        """A snapshot."""
-        return TcpStatistics(len(self.pairs), self.total, self.refused, self.failed, self.idle)
+    @property
+    def is_ready(self) -> bool:
+        """Whether connections should come here."""
+        return self._is_ready and self.backends.has_any
+
+    def metrics(self) -> bytes:
+        """What it counted, in Prometheus' text format."""
+        return tcp_metrics.text(self.counts, self.backends, len(self.pairs))
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
@@ -209,9 +236,9 @@ class Pair(_Side):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         front = self._front
         self.transport = cast("asyncio.Transport", transport)
-        front.total += 1
+        front.counts.accepted += 1
         if len(front.pairs) >= front.limits.connections_max:
-            front.refused += 1
+            front.counts.refused += 1
             self.transport.abort()
             return
         front.pairs.add(self)
@@ -292,7 +319,7 @@ class Pair(_Side):
             self._open()
 
     def _refuse(self) -> None:
-        self._front.refused += 1
+        self._front.counts.refused += 1
         self.cut()
 
     def _open(self) -> None:
@@ -314,7 +341,7 @@ class Pair(_Side):
             if upstream is not None:
                 self._begin(backend, upstream)
                 return
-        front.failed += 1
+        front.counts.unserved += 1
         log.warning("no backend for a connection", extra={"tried": len(tried)})
         self.opening = None
         self.cut()
@@ -333,9 +360,11 @@ class Pair(_Side):
                     await loop.create_connection(lambda: upstream, target.host, target.port)
             self._latency_s = clock.monotonic_s() - begun_s
             self._backend = backend
+            self._front.counts.passed_on(target.name)
             return upstream
         except (OSError, TimeoutError) as error:
             has_failed = True
+            self._front.counts.failed(target.name)
             extra = {"backend": target.name, "error": str(error) or type(error).__name__}
             log.warning("backend not reached", extra=extra)
             return None
@@ -382,7 +411,7 @@ class Pair(_Side):
                 upstream.has_moved = False
             self._idle_since_s = now_s
         elif now_s - self._idle_since_s > limits.tunnel_idle_s:
-            self._front.idle += 1
+            self._front.counts.idle += 1
             self.cut()
 
 

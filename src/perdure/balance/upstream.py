@@ -96,10 +96,18 @@ class Upstream(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def end_tunnel(self) -> None:
-        """The client will send no more."""
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+    def end_tunnel(self) -> bool:
+        """The client will send no more; returns whether the backend may go on."""
+        if self._saw_end or not self.transport.can_write_eof():
+            return False  # the tunnel is over
+        self.transport.write_eof()
+        return True
+
+    def close(self) -> None:
+        """Closes it behind what was written to it; the exchange will not hear of it."""
+        self._exchange = None
+        self._phase = _CLOSED
+        self.transport.close()
 
     def cut(self) -> None:
         """Closes it under whatever is going on; the exchange will not hear of it."""

@@ -1,6 +1,5 @@
 """`perdure balance`: its options, checked here, and the process that balances."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ _Backends = Annotated[
     typer.Argument(metavar="BACKEND...", help="HOST:PORT, [=WEIGHT] behind it."),
 ]
 _File = Annotated[
-    Path | None, typer.Option(help="File with one backend a line, or JSON; it is watched.")
+    str | None, typer.Option(help="File with one backend a line, or JSON; it is watched.")
 ]
 _Dns = Annotated[str | None, typer.Option(help="NAME:PORT whose addresses are the backends.")]
 _Store = Annotated[
@@ -25,7 +24,10 @@ _HashKey = Annotated[
     str | None,
     typer.Option("--hash", help="For --policy hash: header:NAME, cookie:NAME or path:N."),
 ]
-_Health = Annotated[str, typer.Option(help="Path that backends are asked for; empty: not at all.")]
+_Health = Annotated[
+    str | None,
+    typer.Option(help="Path that backends are asked for (/-/ready); empty: not at all."),
+]
 _HealthInterval = Annotated[
     float, typer.Option(min=0.05, help="Seconds between two of these checks.")
 ]
@@ -33,11 +35,15 @@ _Trust = Annotated[
     list[str] | None, typer.Option(help="CIDR of proxies whose X-Forwarded-* are believed.")
 ]
 _Via = Annotated[str | None, typer.Option(help="Name to add to Via; none: no Via.")]
-_TlsCert = Annotated[Path | None, typer.Option(help="PEM file: TLS certificate.")]
-_TlsKey = Annotated[Path | None, typer.Option(help="PEM file: its private key.")]
+_TlsCert = Annotated[str | None, typer.Option(help="PEM file: serve HTTPS with this certificate.")]
+_TlsKey = Annotated[str | None, typer.Option(help="PEM file: its private key.")]
 _Admin = Annotated[str | None, typer.Option(help="HOST:PORT for /metrics, kept from the public.")]
 _AccessLog = Annotated[bool, typer.Option(help="Log one line for each answer.")]
-_Grace = Annotated[float, typer.Option(min=0, help="Seconds to go on accepting after SIGTERM.")]
+_Grace = Annotated[
+    float | None,
+    typer.Option(min=0, help="Seconds to go on accepting after SIGTERM (1)."),
+]
+_Supervisor = Annotated[bool, typer.Option(help="Start the balancer again if it dies.")]
 _Mode = Annotated[str, typer.Option(help="http, or tcp: pass bytes on unseen.")]
 _Engine = Annotated[
     str, typer.Option(help="builtin, or haproxy: drive that program, which must be there.")
@@ -64,7 +70,7 @@ def balance(
     listen: _Listen = "127.0.0.1:8080",
     policy: _Policy = "peak-ewma",
     hash_key: _HashKey = None,
-    health: _Health = "/-/ready",
+    health: _Health = None,
     health_interval: _HealthInterval = 0.5,
     trust: _Trust = None,
     via: _Via = None,
@@ -72,12 +78,13 @@ def balance(
     tls_key: _TlsKey = None,
     admin: _Admin = None,
     access_log: _AccessLog = False,
-    grace: _Grace = 1.0,
+    grace: _Grace = None,
     mode: _Mode = "http",
     engine: _Engine = "builtin",
     by_owner: _ByOwner = None,
     send_proxy: _SendProxy = False,
     accept_proxy: _AcceptProxy = False,
+    supervisor: _Supervisor = True,
     log_level: _LogLevel = "warning",
     log_format: _LogFormat = "text",
 ) -> None:
@@ -86,16 +93,16 @@ def balance(
     A server that fails is left out, and its requests go to the others where that is safe.
 
     Where the servers are is named here, in a file, by DNS, or read from a cluster's own database.
+    SIGHUP replaces the process by one with the code that is there now, without a failed request.
 
     With `explain URL` before the servers, say only where that would be sent, and why.
 
     Example: perdure balance --listen 0.0.0.0:80 10.0.0.1:8000 10.0.0.2:8000
     """
+    from perdure.cli.balance_options import BalanceOptions
     from perdure.cli.balance_sources import SourceOptions
-    from perdure.cli.balancing import BalanceOptions, explain_url, run_balancer
+    from perdure.cli.balancing import explain_url, run_balancer
 
-    if (tls_cert is None) != (tls_key is None):
-        raise Failure("--tls-cert and --tls-key go together")
     url, given = _explained(backends or [])
     options = BalanceOptions(
         backends=given,
@@ -110,13 +117,14 @@ def balance(
         hash_key=hash_key,
         health=health,
         health_interval_s=health_interval,
-        trust=trust or [],
+        trust=tuple(trust or ()),
         via=via,
         tls_cert=tls_cert,
         tls_key=tls_key,
         admin=admin,
         access_log=access_log,
         grace_s=grace,
+        with_supervisor=supervisor,
         log_level=log_level,
         log_format=log_format,
     )

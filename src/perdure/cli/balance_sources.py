@@ -20,7 +20,7 @@ _HINT = "give BACKEND…, or one of --file, --dns and --store"
 class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where backends are named; one of these."""
 
-    file: Path | None = None
+    file: str | None = None
     dns: str | None = None
     stores: tuple[str, ...] = ()  # the cells of one cluster, in their order
 
@@ -35,7 +35,7 @@ def source_of(
     if with_owners and not options.stores:
         raise Failure("who owns an actor is only told by its cluster", "--by-owner needs --store")
     if options.file is not None:
-        return FileSource(options.file)
+        return FileSource(Path(options.file))
     if options.dns is not None:
         try:
             return DnsSource(options.dns)

@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 
-from perdure.cli.options import ServeOptions
 from perdure.cli.supervised import GO, READY, STANDING_BY
+from perdure.runtime.place import Place
 
 
 class Child:
@@ -16,19 +17,20 @@ class Child:
 
     def __init__(
         self,
-        title: str,
-        options: ServeOptions,
-        bound: socket.socket | None,
-        metrics: socket.socket | None = None,
+        words: Sequence[str],
+        options: bytes,
+        sockets: Mapping[str, socket.socket | None],
+        place: Place | None = None,
     ) -> None:
         """Start it. Raises OSError if the system does not let us.
 
         Args:
-            title: what `ps` shall show of it.
-            bound: where it listens for requests; None: it takes none.
-            metrics: where it listens for who asks for its metrics, if that is somewhere else.
+            words: the module, and what `ps` shall show of it.
+            options: the line that it is told.
+            sockets: those that it inherits, by the option that tells it of each.
+            place: what its part is among others.
         """
-        self.place = options.place
+        self.place = place or Place()
         self.began_s = time.monotonic()
         self.is_standing_by = False
         self.is_ready = False
@@ -36,10 +38,10 @@ class Child:
         self._may_go = False
         self._pair, theirs = socket.socketpair()
         self._pair.setblocking(False)
-        descriptors = {"--supervisor": theirs, "--listen": bound, "--metrics": metrics}
+        descriptors = {"--supervisor": theirs, **sockets}
         inherited = {name: one.fileno() for name, one in descriptors.items() if one is not None}
         # -P: a folder of the user's with a logging.py in it must not come before Python's own
-        command = [sys.executable, "-P", "-m", "perdure.cli.serve", title, options.target]
+        command = [sys.executable, "-P", "-m", *words]
         with theirs, contextlib.ExitStack() as on_error:
             on_error.callback(self._pair.close)
             self._process = subprocess.Popen(
@@ -48,7 +50,7 @@ class Child:
                 start_new_session=True,  # a Ctrl-C reaches us only, and we pass it on once
             )
             on_error.pop_all()
-        self._say(options.to_line())
+        self._say(options)
 
     def fileno(self) -> int:
         """For `select`: readable when the process has said something; -1 when it has hung up."""

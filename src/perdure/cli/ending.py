@@ -7,12 +7,12 @@ import signal
 
 
 class Ending:
-    """Waits for SIGTERM or SIGINT on the running loop."""
+    """Waits for SIGTERM, SIGINT or one of some others on the running loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *others: signal.Signals) -> None:
         self._told = asyncio.Event()
         self.number = 0  # of the signal, once there was one
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, *others):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
 
     async def wait(self) -> bool:

@@ -31,16 +31,19 @@ class End:
 class Post:
     """Keeps one process of one role running."""
 
-    def __init__(self, role: Role, number: int, start: Start, *, only_one: bool) -> None:
+    def __init__(
+        self, role: Role, number: int, start: Start, *, only_one: bool, name: str = "server"
+    ) -> None:
         """A post without anybody yet.
 
         Args:
             start: starts a process for this post.
+            name: what it is called where there is only one.
             only_one: whether two at a time could not both begin.
         """
         self.role: Role = role
         self.number = number
-        self.name = f"{role} {number}" if number else "server"
+        self.name = f"{role} {number}" if number else name
         self.was_held = False  # ever, if only for a moment
         self.was_loaded = False  # ever: the app could be imported
         self.was_ready = False  # ever

@@ -32,7 +32,8 @@ from perdure.cli.layout import Layout
 from perdure.cli.loading import load_app
 from perdure.cli.logs import set_up_logs
 from perdure.cli.options import ServeOptions, options_from_line
-from perdure.cli.supervised import Supervision, receive_line
+from perdure.cli.supervised import Supervision, inherited, receive_line
+from perdure.cli.tls_files import certificate
 from perdure.cli.waiting import reach_database
 from perdure.runtime.doors import Doors
 from perdure.runtime.station import RELEASE
@@ -42,7 +43,6 @@ from perdure.web.app import App, Teller
 from perdure.web.asgi import Lifespan
 from perdure.web.edge import Edge
 from perdure.web.server import Server
-from perdure.web.tls import Certificate
 
 log = logging.getLogger("perdure.server")
 
@@ -170,9 +170,9 @@ class _Serving:
         app.metrics.add("server", self._server.families)
         context = None
         if front.certificate is not None and front.private_key is not None:
-            certificate = _certificate(front.certificate, front.private_key)
-            context = certificate.context
-            self._watching = asyncio.create_task(certificate.watch())
+            shown = certificate(front.certificate, front.private_key)
+            context = shown.context
+            self._watching = asyncio.create_task(shown.watch())
         await self._server.start([bound], context)
         self._announce()
 
@@ -245,13 +245,6 @@ class _Serving:
             print(greeting(self._options, self._bound, metrics, Layout()), flush=True)  # noqa: T201
 
 
-def _certificate(chain: str, private_key: str) -> Certificate:
-    try:
-        return Certificate(chain, private_key)
-    except OSError as error:
-        raise Failure(f"--tls-cert {chain} with --tls-key {private_key}: {error}") from None
-
-
 def _warn_if_open(app: App, bound: socket.socket) -> None:
     if app.identify is None and not is_loopback(bound):
         log.warning(
@@ -271,18 +264,12 @@ def main() -> None:
     parser.add_argument("title", help="for who reads the output of ps, as is the target")
     parser.add_argument("target")
     for name in ("--supervisor", "--listen", "--metrics"):
-        parser.add_argument(name, type=_inherited, help="a descriptor")
+        parser.add_argument(name, type=inherited, help="a descriptor")
     given = parser.parse_args()
     line = receive_line(given.supervisor)
     if line:
         supervision = Supervision(given.supervisor)
         sys.exit(serve(options_from_line(line), given.listen, given.metrics, supervision))
-
-
-def _inherited(descriptor: str) -> socket.socket:
-    inherited = socket.socket(fileno=int(descriptor))
-    inherited.set_inheritable(False)  # what the app starts must not hold the port
-    return inherited
 
 
 if __name__ == "__main__":

@@ -39,6 +39,13 @@ def receive_line(supervisor: socket.socket) -> bytes:
     return line
 
 
+def inherited(descriptor: str) -> socket.socket:
+    """The socket behind the number of a descriptor that this process was started with."""
+    found = socket.socket(fileno=int(descriptor))
+    found.set_inheritable(False)  # what the app starts must not hold the port
+    return found
+
+
 class Supervision:
     """The life of a process below a supervisor; listening for its end begins at once."""
 

@@ -119,9 +119,13 @@ class Supervisor:
         )
         title = f"{post.role}-{post.number}" if post.number else post.role
         try:
-            bound = None if post.role == "state" else self._bound
             metrics = self._metrics[self._posts.index(post)] if self._metrics else None
-            return Child(title, options, bound, metrics)
+            return Child(
+                ("perdure.cli.serve", title, options.target),
+                options.to_line(),
+                {"--listen": None if post.role == "state" else self._bound, "--metrics": metrics},
+                place,
+            )
         except OSError:
             self._places.give_back(place)
             raise

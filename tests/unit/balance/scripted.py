@@ -112,9 +112,9 @@ async def balancing(
         is_trusted=is_trusted,
         access_log=write_access,
     )
-    balancer = Balancer(shared, health)
+    balancer = Balancer(shared, health, ssl_context)
     bound = socket.create_server(("127.0.0.1", 0))
-    await balancer.start(bound, ssl_context, admin)
+    await balancer.start(bound, admin)
     try:
         yield Front(shared, balancer, bound.getsockname()[1]), scripted
     finally:

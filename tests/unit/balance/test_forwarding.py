@@ -237,6 +237,8 @@ def test_a_websocket_is_a_tunnel_once_the_backend_agrees() -> None:
             assert await reader.readexactly(5) == b"LATER"
             writer.write_eof()
             assert await reader.read() == b"bye"
+            await until(lambda: not front.shared.clients)  # both have ended: nothing is left open
+            assert front.shared.backends.all()[0].in_flight == 0
             writer.close()
 
     run(body())

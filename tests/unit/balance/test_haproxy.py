@@ -297,7 +297,7 @@ async def test_tcp_connections_are_passed_on_with_who_is_connected() -> None:
             heard.put_nowait(received)
         await closed(writer)
 
-    async with bench(mode="tcp", send_proxy=True) as here:
+    async with bench(mode="tcp", health_path=None, send_proxy=True) as here:
         web = await here.add("a")
         web.server.close()
         web.server = await asyncio.start_server(listen, "127.0.0.1", web.port)
