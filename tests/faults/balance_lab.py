@@ -13,6 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Self
 
+from tests.faults.cluster_lab import KEY
 from tests.faults.lab import Died
 
 APP = Path(__file__).with_name("balanced_app.py")
@@ -40,7 +41,10 @@ class Process:
         """Start it, or another one after it has ended."""
         with self._errors.open("ab") as errors:
             self.process = subprocess.Popen(
-                [*_COMMAND, *self._words], stdout=subprocess.DEVNULL, stderr=errors
+                [*_COMMAND, *self._words],
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={**os.environ, "PERDURE_CLUSTER_KEY": KEY},
             )
 
     async def ready(self, path: str = "/-/ready") -> None:
@@ -85,10 +89,20 @@ class Process:
 class Backend(Process):
     """A Perdure server with `balanced_app`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, store: str = "memory:") -> None:
         port = free_port()
-        words = ["run", str(APP), "--no-supervisor", "--store", "memory:"]
+        words = ["run", str(APP), "--no-supervisor", "--store", store]
+        if store.startswith("postgresql:"):
+            words += ["--cluster-listen", f"127.0.0.1:{free_port()}"]
         super().__init__([*words, "--listen", f"127.0.0.1:{port}"], port, directory)
+
+    async def replace(self, balancer: "Balancer") -> None:
+        """Let it leave in order, and start another in its place."""
+        self.signal(signal.SIGTERM)
+        await self.ended()
+        self.start()
+        await self.ready()
+        await balancer.sees(self, "up")
 
 
 class Balancer(Process):
@@ -98,6 +112,20 @@ class Balancer(Process):
         port, self.admin = free_port(), free_port()
         words = ["balance", *options, "--listen", f"127.0.0.1:{port}"]
         super().__init__([*words, "--admin", f"127.0.0.1:{self.admin}"], port, directory)
+
+    def served_by(self, path: str) -> int:
+        """The port of the server that answers."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            return int(connection.getresponse().headers["x-port"])
+        finally:
+            connection.close()
+
+    def child(self) -> int:
+        """The process that balances, below its supervisor; 0 while there is none, or two."""
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return int(found) if len(found.split()) == 1 else 0
 
     async def metric(self, name: str) -> float:
         """The sum of one metric over its labels."""
@@ -121,10 +149,20 @@ class Balancer(Process):
 class Site:
     """Three servers and a balancer before them."""
 
-    def __init__(self, directory: Path, *options: str, count: int = 3) -> None:
+    def __init__(
+        self, directory: Path, *options: str, store: str = "memory:", names_all: bool = True
+    ) -> None:
+        """Starts the servers.
+
+        Args:
+            options: of the balancer.
+            names_all: whether they are named to it on the command line.
+        """
         self.directory = directory
-        self.backends = [Backend(directory) for _ in range(count)]
+        self._store = store
         self._options = options
+        self._names_all = names_all
+        self.backends = [Backend(directory, store) for _ in range(3)]
         self._processes: list[Process] = [*self.backends]
 
     async def __aenter__(self) -> Self:
@@ -143,23 +181,23 @@ class Site:
 
     async def add_balancer(self) -> Balancer:
         """One more, before the same servers."""
-        named = [] if "--file" in self._options else [one.address for one in self.backends]
+        named = [one.address for one in self.backends] if self._names_all else []
         balancer = Balancer(self.directory, *self._options, *named)
         self._processes.append(balancer)
         await balancer.ready("/-/balance/ready")
         return balancer
 
     async def add_backend(self) -> Backend:
-        backend = Backend(self.directory)
+        """One more server."""
+        backend = Backend(self.directory, self._store)
         self._processes.append(backend)
         await backend.ready()
         return backend
 
 
-async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-IS_RECORDED = "PERDURE_FAULTS_RECORD" in os.environ
+async def until(condition: Callable[[], object], what: str, within_s: float = START_S) -> None:
+    """Wait for a condition that nothing announces."""
+    end_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end_s, f"waited {within_s} s in vain for {what}"
+        await asyncio.sleep(0.01)

@@ -37,6 +37,7 @@ class Record:
     """All of them."""
 
     outcomes: list[Outcome] = field(default_factory=list)
+    retries: int = 0  # by the balancer
 
     def counts(self) -> Counter[str]:
         return Counter(one.kind for one in self.outcomes)
@@ -165,6 +166,7 @@ class Load:
         self.record = Record()
         self._period_s = WORKERS / per_second
         self._streams = streams
+        self.callers: list[Caller] = []
         self._is_over = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -182,6 +184,7 @@ class Load:
 
     async def _work(self, number: int) -> None:
         caller, draw = Caller(self.ports), random.Random(number)
+        self.callers.append(caller)
         with contextlib.closing(caller):
             await asyncio.sleep(draw.random() * self._period_s)
             due_s, count = time.monotonic(), 0

@@ -34,6 +34,7 @@ async def _answer(scope: Any, receive: Any, send: Any) -> None:
     else:
         content = name + b"+" + body
         headers = [(b"content-length", b"%d" % len(content))]
+        headers.append((b"x-port", b"%d" % scope["server"][1]))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
