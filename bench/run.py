@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import figures, machine, report
+from bench import balancers, figures, machine, report
 from bench.measure import WORKLOADS, VerificationError, Workload, measure, save
 from bench.peers import PEERS
 from bench.processes import MissingPeerError
@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 ROUND_S, ROUNDS, WARM_UP_S = 8.0, 3, 2.0
 PATIENCE_S, PATIENCE_HELP = 600.0, "seconds to wait, in all, for others to leave the cores alone"
 QUICK_ROUND_S, QUICK_ROUNDS, QUICK_WARM_UP_S = 3.0, 1, 1.0
+BALANCERS = "balancers"  # among the peers: all load balancers, which are measured by themselves
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -32,7 +33,8 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of 3 s, smaller stores")
-    parser.add_argument("--only", help=f"comma-separated peers, out of {', '.join(PEERS)}")
+    names = ", ".join([*PEERS, BALANCERS])
+    parser.add_argument("--only", help=f"comma-separated peers, out of {names}")
     parser.add_argument("--rounds", type=int, help=f"rounds (default {ROUNDS})")
     parser.add_argument("--round-s", type=float, help=f"seconds a round (default {ROUND_S:.0f})")
     parser.add_argument("--no-figures", action="store_true", help="leave out the further figures")
@@ -46,7 +48,9 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     options.warm_up_s = QUICK_WARM_UP_S if options.quick else WARM_UP_S
     os.environ["BENCH_NICE"] = str(options.nice)
     options.patience = Patience(options.patience_s)
-    options.peers = options.only.split(",") if options.only else list(PEERS)
+    options.peers = options.only.split(",") if options.only else [*PEERS, BALANCERS]
+    options.balancers = BALANCERS in options.peers
+    options.peers = [name for name in options.peers if name != BALANCERS]
     if unknown := set(options.peers) - set(PEERS):
         parser.error(f"unknown peers: {', '.join(sorted(unknown))}")
     return options
@@ -57,14 +61,12 @@ def main(arguments: list[str]) -> int:
     options = parse_options(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores SIGINT
         signal.signal(number, signal.default_int_handler)
+    if options.balancers:
+        measure_balancers(options, arguments)
+        if not options.peers:
+            return 0
     results = {
-        "command": shlex.join(["scripts/bench", *arguments]),
-        "machine": machine.describe(options.data_root),
-        "settings": {
-            "rounds": options.rounds,
-            "round_s": options.round_s,
-            "patience_s": options.patience_s,
-        },
+        **described(options, arguments),
         "versions": {},
         "missing": {},
         "wrong": [],  # a check of what is stored, or a run of Perdure
@@ -86,6 +88,26 @@ def main(arguments: list[str]) -> int:
     report.write(results, options.output / "RESULTS.md")
     report.show(results, Console(width=None if sys.stdout.isatty() else 160))
     return 1 if results["wrong"] or "perdure" in results["missing"] else 0
+
+
+def described(options: argparse.Namespace, arguments: list[str]) -> dict:
+    """Return what a reader needs to know of a run."""
+    return {
+        "command": shlex.join(["scripts/bench", *arguments]),
+        "machine": machine.describe(options.data_root),
+        "settings": {
+            "rounds": options.rounds,
+            "round_s": options.round_s,
+            "patience_s": options.patience_s,
+        },
+    }
+
+
+def measure_balancers(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Measure the load balancers and write their own report."""
+    found = described(options, arguments) | balancers.measure_all(options, console)
+    options.output.mkdir(parents=True, exist_ok=True)
+    balancers.write(found, options.output)
 
 
 def find_versions(options: argparse.Namespace, results: dict) -> None:
