@@ -34,6 +34,7 @@ _DECAY_S = 10.0  # after this long without a new figure, an old latency counts f
 _FAILED_LATENCY_S = 0.1  # a failure counts as at least this slow, however quickly it came
 _UNTRIED_COST_S = 1.0  # of a backend that has not answered yet and was already asked
 _RAMP_STEPS = 10
+_AGE_LINEAR = 0.001  # below it exp(-x) is 1 - x to a millionth; most answers come that quickly
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -105,23 +106,24 @@ class Backend:
         """A request or connection is sent there."""
         self.in_flight += 1
 
-    def end(self, latency_s: float | None, *, failed: bool) -> None:
+    def end(self, latency_s: float | None, *, failed: bool, now_s: float | None = None) -> None:
         """It is over.
 
         Args:
+            now_s: for who has asked the clock already.
             latency_s: how long the head of the answer took; None when that says nothing, as when
                 the client went away.
             failed: whether the backend is to blame: no connection, no answer, or a 5xx.
         """
         self.in_flight -= 1
         if failed:
-            self._learn(max(latency_s or 0.0, _FAILED_LATENCY_S))
+            self._learn(max(latency_s or 0.0, _FAILED_LATENCY_S), now_s)
             self.failures_in_a_row += 1
             if self.failures_in_a_row >= self._group.rules.eject_after_failures:
                 self._group.eject(self)
         elif latency_s is not None:
             self.failures_in_a_row = 0
-            self._learn(latency_s)
+            self._learn(latency_s, now_s)
         if self.is_leaving and self.in_flight == 0:
             self._group.settle(self)
 
@@ -135,12 +137,14 @@ class Backend:
             latency_s *= math.exp(-age_s / _DECAY_S)
         return latency_s * (self.in_flight + 1)
 
-    def _learn(self, latency_s: float) -> None:
+    def _learn(self, latency_s: float, now_s: float | None) -> None:
         """A peak counts at once, and is forgotten slowly."""
-        now_s = self._group.clock.monotonic_s()
+        if now_s is None:
+            now_s = self._group.clock.monotonic_s()
         known_s = self._latency_s
         if latency_s < known_s:
-            kept = math.exp((self._latency_stamp_s - now_s) / _DECAY_S)
+            age = (now_s - self._latency_stamp_s) / _DECAY_S
+            kept = math.exp(-age) if age > _AGE_LINEAR else 1.0 - age
             latency_s += (known_s - latency_s) * kept
         self._latency_s = latency_s
         self._latency_stamp_s = now_s
@@ -223,7 +227,10 @@ class Backends:
     # --- for those who forward
 
     def choose(
-        self, request_hash: int | None = None, excluding: Container[Backend | None] = ()
+        self,
+        request_hash: int | None = None,
+        excluding: Container[Backend | None] = (),
+        now_s: float | None = None,
     ) -> Backend | None:
         """The backend for the next request; None when there is none to be had.
 
@@ -231,6 +238,7 @@ class Backends:
             request_hash: `policies.hash_of` what the policy `hash` goes by. Without it such a
                 request goes where `peak-ewma` would send it.
             excluding: backends that this request has been to.
+            now_s: for who has asked the clock already.
         """
         candidates: Sequence[Backend] = self._up
         if excluding:
@@ -245,7 +253,8 @@ class Backends:
             seeds = [backend.seed for backend in candidates]
             weights = [backend.target.weight for backend in candidates]
             return candidates[rendezvous(request_hash, seeds, weights)]
-        now_s = self.clock.monotonic_s()
+        if now_s is None:
+            now_s = self.clock.monotonic_s()
         chosen = two_choices(candidates, now_s, self._draw, is_weighted=self._is_weighted)
         return candidates[chosen]
 

@@ -96,8 +96,9 @@ class Exchange:
     def start(self, *, wants_fresh: bool = False) -> None:
         """Sends the request, with what there is of its body, or has it wait for a connection."""
         shared = self._shared
+        now_s = time.monotonic()
         backend = shared.backends.choose(
-            shared.hash_of(self) if shared.hash_of is not None else None, self._tried
+            shared.hash_of(self) if shared.hash_of is not None else None, self._tried, now_s
         )
         if backend is None:
             self._fail("no-backend" if not self._tried else "unreachable")
@@ -107,17 +108,17 @@ class Exchange:
         pool = shared.pools[backend]
         upstream = None if wants_fresh else pool.take()
         if upstream is not None:
-            self.send(upstream)
+            self.send(upstream, now_s)
         elif not pool.wait(self):
             self._give_up("busy", blames=False)
 
-    def send(self, upstream: "Upstream") -> None:
+    def send(self, upstream: "Upstream", now_s: float) -> None:
         """This connection is the request's now."""
         self.upstream = upstream
         self.attempts += 1
-        self.sent_s = time.monotonic()
+        self.sent_s = now_s
         if not self.started_s:
-            self.started_s = self.sent_s
+            self.started_s = now_s
         data = self._head_data()
         if self._pieces is None:
             upstream.send(self, data)
@@ -189,7 +190,7 @@ class Exchange:
         if backend is not None:
             self._backend = None
             failed = status >= 500 and not head.has_retry_after
-            backend.end(now_s - self.sent_s, failed=failed)
+            backend.end(now_s - self.sent_s, failed=failed, now_s=now_s)
             self._shared.observe(self, backend, status, now_s)
 
     def cut_short(self) -> None:

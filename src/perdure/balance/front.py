@@ -123,9 +123,7 @@ class ClientConnection(asyncio.Protocol):
         self._saw_end = True
         if self._phase == _TUNNEL and exchange is not None and exchange.upstream is not None:
             return exchange.upstream.end_tunnel()
-        if self._phase == _HEAD and b"\r\n\r\n" not in self._held:
-            return False
-        return True
+        return self._phase != _HEAD or b"\r\n\r\n" in self._held
 
     def connection_lost(self, error: Exception | None) -> None:
         was_tunnel = self._phase == _TUNNEL
@@ -162,7 +160,9 @@ class ClientConnection(asyncio.Protocol):
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
         """Writes a whole answer with a length, and goes on."""
-        if self._stays and not self._shared.closing and not cast("RequestHead", self._head).is_old:
+        asked = self._head
+        assert asked is not None
+        if self._stays and not self._shared.closing and not asked.is_old:
             self.transport.write(head.whole + body if body else head.whole)
         else:
             self.begin_answer(head.start, ends_with_connection=False)

@@ -26,7 +26,7 @@ SLOTS = 64
 _NAME = re.compile(r"[A-Za-z0-9_.~-]+")
 _PATH = re.compile(r"/[A-Za-z0-9_.~/-]*")
 _NOWHERE = "127.0.0.1:9 disabled"  # of a slot that is free; nothing is sent there
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
+_FORWARDED = ("x-forwarded- -m beg", "forwarded", "x-real-ip")  # each rule costs a search
 _NO_OWNER = (
     'http-request return status 503 content-type text/plain hdr retry-after 1 string "no owner\\n"'
 )

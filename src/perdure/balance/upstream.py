@@ -8,6 +8,7 @@ Invariants:
 """
 
 import asyncio
+import time
 from collections import deque
 from typing import cast
 
@@ -328,7 +329,7 @@ class Pool:
         idle = self._idle
         while idle:
             upstream = idle.pop()
-            if upstream.is_usable:
+            if upstream._phase == _HEAD and not upstream._saw_end:  # a call less than `is_usable`
                 return upstream
         return None
 
@@ -351,7 +352,7 @@ class Pool:
         """A connection is free."""
         upstream.resume_reading()
         if self._waiting:
-            self._waiting.popleft().send(upstream)
+            self._waiting.popleft().send(upstream, time.monotonic())
         elif self._backend.state == "up" and not self._shared.closing:
             self._idle.append(upstream)
         else:
