@@ -265,6 +265,9 @@ class Backends:
         if is_healthy and not backend.is_healthy:
             self._ramp(backend)
             backend.failures_in_a_row = 0
+            # It was away altogether and is back, most likely as another process: what the one
+            # before did is not held against it.
+            backend.is_ejected = False
         backend.is_healthy = is_healthy
         backend.is_silent = is_silent
         self.settle(backend)
@@ -281,7 +284,10 @@ class Backends:
         backend.is_ejected = True
         self.ejections_total += 1
         self.settle(backend)
-        self.clock.call_later(wait_s, lambda: self._readmit(backend, wait_s))
+        count = backend.ejections
+        self.clock.call_later(wait_s, lambda: self._readmit(backend, count))
+        # Twice as long without a new ejection: what there was is forgotten.
+        self.clock.call_later(3 * wait_s, lambda: _forgive(backend, count))
 
     def settle(self, backend: Backend) -> None:
         """Works out the state anew after anything it depends on has changed."""
@@ -294,14 +300,13 @@ class Backends:
         self._list_up()
         self._tell(backend)
 
-    def _readmit(self, backend: Backend, ejected_s: float) -> None:
+    def _readmit(self, backend: Backend, count: int) -> None:
+        if not backend.is_ejected or backend.ejections != count:
+            return
         backend.is_ejected = False
         backend.failures_in_a_row = self.rules.eject_after_failures - 1  # one more is enough
         self._ramp(backend)
         self.settle(backend)
-        count = backend.ejections
-        # Twice as long without a new ejection: what there was is forgotten.
-        self.clock.call_later(2 * ejected_s, lambda: _forgive(backend, count))
 
     def _ramp(self, backend: Backend) -> None:
         if self.rules.slow_start_s <= 0:

@@ -111,6 +111,26 @@ def test_failures_in_a_row_eject_and_time_brings_back() -> None:
     assert backends.ejections_total == 1
 
 
+def test_a_backend_that_was_away_altogether_comes_back_without_its_past() -> None:
+    async def body() -> None:
+        backends = group("a", "b", "c", eject_s=5)
+        clock = backends.clock
+        assert isinstance(clock, VirtualClock)
+        one = named(backends, "a")
+        fail(one, 5)
+        backends.set_health(one, is_healthy=False)
+        assert one.state == "down"
+        backends.set_health(one, is_healthy=True)
+        assert one.state == "up"
+        fail(one, 5)  # it is no better: twice as long, and what was set for the first time is void
+        await clock.advance(5.1)
+        assert one.state == "ejected"
+        await clock.advance(5.0)
+        assert one.state == "up"
+
+    asyncio.run(body())
+
+
 def test_each_ejection_lasts_twice_as_long_and_is_forgotten_at_last() -> None:
     async def body() -> None:
         backends = group("a", "b", "c", eject_s=5)

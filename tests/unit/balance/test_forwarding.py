@@ -328,7 +328,7 @@ def test_a_request_that_may_be_repeated_is_and_another_is_not() -> None:
             keyed = POST.replace(b"Host", b"Idempotency-Key: 1\r\nHost")
             assert status_of(await front.ask(keyed)) == 502
             assert sum(backend.connections for backend in backends) == 5
-            assert all(b"\r\n\r\nhi" in backend.seen for backend in backends)
+            assert sum(backend.seen.count(b"\r\n\r\nhi") for backend in backends) == 3
 
     run(body())
 

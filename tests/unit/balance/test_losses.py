@@ -133,6 +133,23 @@ async def test_what_was_read_and_then_lost_is_not_sent_again() -> None:
     assert here.shared.budget.retries_total == 0
 
 
+@on_both_loops
+async def test_bytes_that_nobody_asked_for_end_a_connection() -> None:
+    with Hand() as hand:
+        async with At(hand.port) as here:
+            here.writer.write(GET)
+            first = await hand.accept()
+            await hand.read(first, b"\r\n\r\n")
+            first.send(ok(b"first"))
+            assert (await here.answer()).endswith(b"first")
+            first.send(ok(b"poison"))
+            assert await asyncio.get_running_loop().sock_recv(first, 1) == b""  # cut, in time
+            here.writer.write(GET)
+            second = await hand.accept()
+            second.send(ok(b"second"))
+            assert (await here.answer()).endswith(b"second")
+
+
 def has_arrived(connection: socket.socket) -> bool:
     try:
         return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
@@ -228,6 +245,37 @@ def test_a_request_has_an_id_and_its_trace_is_passed_on(given: bytes, kept: bool
             else:
                 assert len(set(ids)) == 2
                 assert all(len(one) > 16 and one != given for one in ids)
+
+    run(body())
+
+
+def test_who_says_503_is_believed_at_once() -> None:
+    async def body() -> None:
+        said = [b"200 OK", b"200 OK", b"503 Going", b"200 OK"]
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\n\r\n" % said.pop(0))
+
+        async with balancing(answer, health=HealthRules(path="/up", interval_s=0.02)) as (front, _):
+            states = []
+            front.shared.backends.watch(lambda one: states.append(one.state))
+            await until(lambda: not said)
+            assert states[:1] == ["down"]  # though only one check in between said so
+
+    run(body())
+
+
+def test_a_balancer_that_is_replaced_stays_ready() -> None:
+    async def body() -> None:
+        ready = b"GET /-/balance/ready HTTP/1.1\r\nHost: a\r\n\r\n"
+        for is_replaced, status in ((True, b"200"), (False, b"503")):
+            async with balancing(say(ok())) as (front, _):
+                stopping = front.balancer.drain(0.3, is_replaced=is_replaced)
+                draining = asyncio.create_task(stopping)
+                await until(lambda: front.shared.closing)
+                assert (await front.ask(ready))[9:12] == status
+                await draining
 
     run(body())
 

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from perdure.balance.backends import Backends, Rules, Target
+from perdure.balance.health import HealthRules
 from perdure.balance.proxy_protocol import Header, decode, encode
 from perdure.balance.tcp import TcpFront, TcpOptions
 from perdure.base.limits import BalanceLimits
@@ -43,17 +44,22 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 class Bench:
     """A front, the servers behind it, and connections through it."""
 
-    def __init__(self, options: TcpOptions | None = None, **limits: float) -> None:
+    def __init__(
+        self,
+        options: TcpOptions | None = None,
+        health: HealthRules | None = None,
+        **limits: float,
+    ) -> None:
         self.backends = Backends("round-robin", Rules(slow_start_s=0))
-        self.front = TcpFront(self.backends, BalanceLimits(**limits), options)
+        self.front = TcpFront(self.backends, BalanceLimits(**limits), options, health)
         self.targets: list[Target] = []
         self.servers: list[asyncio.Server] = []
         self.writers: list[asyncio.StreamWriter] = []
 
     async def start(self) -> None:
-        bound = socket.create_server(("127.0.0.1", 0))
-        self.port = bound.getsockname()[1]
-        await self.front.start(bound)
+        bound, admin = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+        self.port, self.admin = bound.getsockname()[1], admin.getsockname()[1]
+        await self.front.start(bound, admin)
 
     async def serve(self, answer: Answer = echo) -> Target:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -71,6 +77,14 @@ class Bench:
         self.writers.append(writer)
         return reader, writer
 
+    async def ask(self, path: str) -> tuple[int, str]:
+        """What operators are told."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.admin)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        head, _, text = (await reader.read()).decode().partition("\r\n\r\n")
+        writer.close()
+        return int(head.split()[1]), text
+
     def in_flight(self) -> list[int]:
         return [backend.in_flight for backend in self.backends.all()]
 
@@ -84,8 +98,10 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(options: TcpOptions | None = None, **limits: float) -> AsyncIterator[Bench]:
-    made = Bench(options, **limits)
+async def bench(
+    options: TcpOptions | None = None, health: HealthRules | None = None, **limits: float
+) -> AsyncIterator[Bench]:
+    made = Bench(options, health, **limits)
     await made.start()
     try:
         async with asyncio.timeout(20):
@@ -347,6 +363,96 @@ async def test_what_does_not_end_while_draining_is_cut() -> None:
         assert await reader.readexactly(1) == b"x"
         await here.front.drain(0)
         assert await is_cut(reader)
+
+
+# -- seen from outside -----------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_backend_that_takes_no_connections_gets_none_until_it_does() -> None:
+    health = HealthRules(path=None, interval_s=0.01)
+    async with bench(health=health) as here:
+        gone = here.add(free_port())
+        await here.serve()
+        down = here.backends.all()[0]
+        await until(lambda: down.state == "down")
+        for _ in range(4):
+            reader, writer = await here.connect()
+            writer.write_eof()
+            assert await reader.read() == b" and out"
+        assert here.front.counts.failures[gone.name] == 0
+        server = await asyncio.start_server(echo, "127.0.0.1", gone.port)
+        here.servers.append(server)
+        await until(lambda: down.state == "up")
+
+
+@on_both_loops
+async def test_a_backend_can_be_asked_over_http_and_is_told_who_asks() -> None:
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n\0"))
+        heard.append(await reader.readuntil(b"GET /up HTTP/1.1\r\n"))
+        writer.write(b"HTTP/1.1 503 No\r\n\r\n")
+        writer.close()
+
+    health = HealthRules(path="/up", interval_s=0.01, sends_proxy=True)
+    async with bench(health=health) as here:
+        await here.serve(answer)
+        await until(lambda: here.backends.all()[0].state == "down")
+        assert heard[1].startswith(b"\r\nQUIT\n\x20")  # the proxy's own connection
+
+
+@on_both_loops
+async def test_operators_are_told_what_happened() -> None:
+    async with bench() as here:
+        target = await here.serve()
+        here.add(free_port())
+        for _ in range(2):
+            reader, writer = await here.connect()
+            writer.write_eof()
+            await reader.read()
+        await until(lambda: not here.front.pairs)
+        _, text = await here.ask("/metrics")
+        for line in (
+            f'passed_on_total{{backend="{target.name}"}} 2',
+            'backend_failures_total{backend="b1"} 1',
+            'backend_state{backend="b0",state="up"} 1',
+            'in_flight{backend="b0"} 0',
+            "connections 0",
+            "connections_total 2",
+            "connections_refused_total 0",
+            "connections_unserved_total 0",
+            "connections_idle_total 0",
+            "ejections_total 0",
+        ):
+            assert f"\nperdure_balance_{line}\n" in "\n" + text, text
+
+
+@on_both_loops
+async def test_a_front_that_drains_says_so_and_goes_on_accepting_for_its_grace() -> None:
+    async with bench() as here:
+        await here.serve()
+        assert await here.ask("/-/balance/ready") == (200, '{"ok":true}')
+        draining = asyncio.create_task(here.front.drain(0.5))
+        await asyncio.sleep(0)
+        assert await here.ask("/-/balance/ready") == (503, '{"ok":false}')
+        reader, writer = await here.connect()
+        writer.write_eof()
+        assert await reader.read() == b" and out"
+        await draining
+
+
+@on_both_loops
+async def test_a_front_that_is_replaced_stays_ready_and_lets_others_answer() -> None:
+    async with bench() as here:
+        await here.serve()
+        draining = asyncio.create_task(here.front.drain(0.5, is_replaced=True))
+        await asyncio.sleep(0)
+        assert here.front.is_ready
+        with pytest.raises(ConnectionError):
+            await here.ask("/metrics")  # its successor has the same socket, and this one lets go
+        await draining
 
 
 # -- the PROXY protocol ------------------------------------------------------------------------
