@@ -146,6 +146,7 @@ async def test_bytes_that_nobody_asked_for_end_a_connection() -> None:
             assert await asyncio.get_running_loop().sock_recv(first, 1) == b""  # cut, in time
             here.writer.write(GET)
             second = await hand.accept()
+            await hand.read(second, b"\r\n\r\n")
             second.send(ok(b"second"))
             assert (await here.answer()).endswith(b"second")
 
