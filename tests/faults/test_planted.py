@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[2]
 ALL = PLANTED + PLANTED_IN_CLUSTER + PLANTED_IN_BALANCER
 CHOSEN = ALL if os.environ.get("PERDURE_PLANTED") == "all" else PLANTED[:3]
 # The short forms, and what the long forms are told by; with enough of each that a bug cannot hide.
-SHORT = {"PERDURE_KILLS": "12", "PERDURE_DEATHS": "3", "PERDURE_ANSWERS": "900"}
+SHORT = {
+    "PERDURE_KILLS": "12",
+    "PERDURE_DEATHS": "3",
+    "PERDURE_ANSWERS": "900",
+    "PERDURE_BALANCE_S": "5",
+}
 LONG = ("FAILOVERS", "FREEZES", "CUTS", "RESTARTS", "ROUNDS", "HERD", "PAUSES")
 TESTS_FAILED = 1
 

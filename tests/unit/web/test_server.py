@@ -57,6 +57,26 @@ def test_draining_answers_what_runs_and_says_close():
     assert response.headers[b"connection"] == b"close"
 
 
+def test_while_it_drains_a_websocket_is_sent_elsewhere():
+    upgrade = GET.replace(b"/call/", b"/app/")[:-2] + (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with running(length_app, drain_grace_s=0.5) as server:
+        with server.connect() as waiting:
+            waiting.sendall(LATER)
+            kept = server.endpoint.kept
+            server.wait_until(lambda: kept)
+            draining = server.begin(server.server.drain())
+            server.wait_until(lambda: server.server._shared.dates.closing)
+            (refused,) = responses_of(server.talk(upgrade))
+            server.call(lambda: kept[0].reply(200, b"done"))
+            read_all(waiting)
+        draining.result(WAIT_S)
+    assert refused.status == 503
+    assert refused.headers[b"retry-after"] == b"1"
+
+
 def test_while_it_drains_it_still_accepts_for_a_grace():
     with running(drain_grace_s=0.5) as server:
         with server.connect() as waiting:
