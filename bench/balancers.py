@@ -256,6 +256,18 @@ def _directory(name: str, data_root: Path | None) -> Iterator[Path]:
 # -- the report ------------------------------------------------------------------------------------
 
 
+HEADINGS = (
+    "balancer", "requests/s", "spread", "× reference", "CPU a request", "p50, p99 of 64",
+    "added p50, one connection", "added p50, 64", "failures", "its core", "load core",
+)  # fmt: skip
+NOTES = """“Reference” is Caddy for Perdure's HTTP mode, HAProxy's TCP mode for its TCP mode, and
+HAProxy configured by hand, which only adds `X-Forwarded-For`, for `--engine haproxy`. “Added” is
+the median of the answers less that of nginx asked directly. With 64 connections, of which each
+sends its next request at once, every server is as slow as 64 over its rate: there the added time
+says the same as the rate. Where the load core is near 100 %, the balancer could do more than shown;
+the CPU time of a request says how much. Perdure checks each server's health twice a second."""
+
+
 def write(results: dict, directory: Path) -> None:
     """Write BALANCERS.md, and all figures as JSON."""
     text = json.dumps(results, indent=1, ensure_ascii=False)
@@ -264,34 +276,29 @@ def write(results: dict, directory: Path) -> None:
 
 
 def _report(results: dict) -> str:
-    machine, settings = results["machine"], results["settings"]
     found = {name: _medians(results, name) for name in (DIRECT, *(one.name for one in BALANCERS))}
-    lines = [
-        "# Balancers\n",
-        f"Measured {machine['date']} by `{results['command']}`: {settings['rounds']} interleaved "
-        f"round(s), {CONNECTIONS} connections and then one, on one machine ({machine['cpu']}). "
-        f"The balancer had core {machine['server_core']} to itself; wrk and nginx as {SERVERS} "
-        f"servers, which answer `{BODY.decode()}`, shared core {machine['load_core']}. "
-        "Ratios within one run are what to compare.\n",
-        "| target | measured | |\n|---|---|---|",
-        *_targets(found),
-        "",
-        "| balancer | requests/s | spread | × reference | CPU a request | p50, p99 of 64 "
-        "| added p50, one connection | added p50, 64 | failures | its core | load core |\n"
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-        *(_row(one, found) for one in BALANCERS if found[one.name]),
-        "",
-        "“Reference” is Caddy for Perdure's HTTP mode, HAProxy's TCP mode for its TCP mode, and "
-        "HAProxy configured by hand for `--engine haproxy`. “Added” is the median of the answers "
-        "less that of nginx asked directly. With 64 connections, of which each sends its next "
-        "request at once, every server is as slow as 64 over its rate: there the added time says "
-        "the same as the rate. A check of health goes to each server every half second.\n",
-        "Versions: "
-        + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-        + ".",
+    rows = [_row(one, found) for one in BALANCERS if found[one.name]]
+    versions = [f"{name} {version}" for name, version in results["versions"].items()]
+    parts = [
+        "# Balancers",
+        _head(results["machine"], results["settings"], results["command"]),
+        "\n".join(["| target | measured | |", "|---|---|---|", *_targets(found)]),
+        "\n".join([f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|", *rows]),
+        NOTES,
+        f"Versions: {', '.join(versions)}.",
+        *[f"Missing: {name}: {why}" for name, why in results["missing"].items()],
     ]
-    lines += [f"\nMissing: {name}: {why}" for name, why in results["missing"].items()]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(machine: dict, settings: dict, command: str) -> str:
+    return (
+        f"Measured {machine['date']} by `{command}`: {settings['rounds']} interleaved round(s), "
+        f"{CONNECTIONS} connections and then one, on one machine ({machine['cpu']}). The balancer "
+        f"had core {machine['server_core']} to itself; wrk and nginx as {SERVERS} servers, which "
+        f"answer `{BODY.decode()}`, shared core {machine['load_core']}. Ratios within one run are "
+        "what to compare."
+    )
 
 
 def _medians(results: dict, name: str) -> dict:

@@ -224,7 +224,7 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, ...] = ()
-        self._text = ""
+        self._text: str | None = None
 
     async def read(self) -> Found | None:
         return await asyncio.to_thread(self._read)  # the directory may be mounted from far away

@@ -12,6 +12,7 @@ from perdure.balance.policies import PolicyName
 from perdure.balance.sources import WEIGHT_MAX, target_of
 from perdure.base.errors import SourceError
 from perdure.cli.balance_sources import SourceOptions
+from perdure.cli.choices import check_logs
 from perdure.cli.failures import Failure
 
 _EXAMPLE = "10.0.0.1:8000"
@@ -131,6 +132,7 @@ def check(options: BalanceOptions) -> None:
     health = options.health_path
     if health and not (health.startswith("/") and health.isprintable()):
         raise Failure(f"--health is {health!r}", "use a path, such as /-/ready")
+    check_logs(options.log_level, options.log_format)
     networks(options)
     policy(options)
     hash_of(options)

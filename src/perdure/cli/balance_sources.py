@@ -1,16 +1,17 @@
 """Which source of backends the options of `perdure balance` name."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from perdure.balance.backends import Target
-from perdure.balance.sources import DnsSource, FileSource, FixedSource, Source
+from perdure.balance.sources import DnsSource, FileSource, FixedSource, Source, read_once
 from perdure.balance.sources_store import StoreSource
 from perdure.base.clock import SystemClock
 from perdure.base.errors import SourceError, StoreError
-from perdure.cli.failures import Failure
+from perdure.cli.failures import NO_INPUT, Failure
 from perdure.store.registry import Registry
 from perdure.store.url import registry_from_url
 
@@ -45,6 +46,15 @@ def source_of(
         registries = [_registry(url) for url in options.stores]
         return StoreSource(registries, SystemClock(), with_owners=with_owners)
     return FixedSource(targets)
+
+
+def check_file(path: str) -> None:
+    """Raise Failure if nothing can be read in it now. Later that only keeps the list before; and
+    so it is for a process that is started again."""
+    try:
+        asyncio.run(read_once(FileSource(Path(path))))
+    except SourceError as error:
+        raise Failure(f"--file {error}", exit_code=NO_INPUT) from error
 
 
 def _registry(url: str) -> Registry:

@@ -7,7 +7,7 @@ from perdure.balance.sources import Source, read_once
 from perdure.base.errors import SourceError
 from perdure.cli.address import bind
 from perdure.cli.balance_options import BalanceOptions, check, policy, targets
-from perdure.cli.balance_sources import source_of
+from perdure.cli.balance_sources import check_file, source_of
 from perdure.cli.failures import Failure
 from perdure.cli.tls_files import certificate
 
@@ -16,6 +16,8 @@ def run_balancer(options: BalanceOptions) -> int:
     """Balance until told to stop; returns the exit code. Raises Failure."""
     check(options)
     source = _source(options)
+    if options.sources.file is not None:
+        check_file(options.sources.file)
     if options.is_haproxy:
         from perdure.cli.balance_haproxy import run_haproxy
 

@@ -6,6 +6,7 @@ import msgspec
 
 from perdure.base.metrics import Audience
 from perdure.cli.address import bind, bind_row
+from perdure.cli.choices import check_logs
 from perdure.cli.cluster_key import is_read_by_others
 from perdure.cli.door import door_address
 from perdure.cli.failures import Failure
@@ -14,9 +15,6 @@ from perdure.cli.layout import ClusterOptions, check_cluster, layout_of
 from perdure.cli.options import ServeOptions
 from perdure.cli.places import Places
 from perdure.cli.signals import has_terminal
-
-_LEVELS = ("debug", "info", "warning", "error")
-_FORMATS = ("text", "json")
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +30,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_app(options: ServeOptions, run: RunOptions) -> int:
     """Serve until stopped; returns the exit code. Raises Failure."""
-    _check("--log-level", options.log_level, _LEVELS)
-    _check("--log-format", options.log_format, _FORMATS)
+    check_logs(options.log_level, options.log_format)
     for store in options.stores:
         _check_store(store)
     check_front(options.front)
@@ -79,11 +76,6 @@ def _warn_of_open_key(options: ServeOptions, cluster: ClusterOptions) -> None:
         "others can read the cluster key; chmod 600 keeps it to you",
         extra={"file": str(cluster.key_file)},
     )
-
-
-def _check(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise Failure(f"{option} is {value!r}", f"use one of: {', '.join(allowed)}")
 
 
 def _check_store(url: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.cli.failures import USAGE
+from perdure.cli.failures import NO_INPUT, USAGE
 
 from .invoking import perdure
 
@@ -32,6 +32,8 @@ A, B = "10.0.0.1:8000", "10.0.0.2:8000"
         ["--trust", "10.0.0.1/8", A],
         ["--mode", "tcp", "--trust", "10.0.0.0/8", A],
         ["https://10.0.0.1:8000"],
+        ["--log-level", "loud", A],
+        ["--log-format", "xml", A],
         ["explain"],
     ],
 )
@@ -66,6 +68,16 @@ def test_an_option_without_an_effect_is_refused_by_its_name(
     assert ended.exit_code == USAGE, ended.output
     assert f"{options[0]} has no effect with" in ended.errors
     assert len(ended.errors.splitlines()) == 2  # the line and its hint
+
+
+def test_a_file_without_a_backend_in_it_is_refused_to_begin_with(tmp_path: Path) -> None:
+    path = tmp_path / "backends"
+    for text in (None, "", "nonsense"):
+        if text is not None:
+            path.write_text(text)
+        ended = perdure("balance", "--file", str(path))
+        assert ended.exit_code == NO_INPUT
+        assert str(path) in ended.errors
 
 
 def test_tls_to_backends_is_said_not_to_be_there() -> None:
