@@ -136,13 +136,9 @@ class Balancer(Process):
     async def sees(self, backend: Process, state: str) -> None:
         """Wait until a backend is in this state."""
         line = f'backend="{backend.address}",state="{state}"}} 1\n'
-
-        async def is_so() -> bool:
-            return line in (await asyncio.to_thread(self.get, "/metrics", self.admin))[1]
-
         end_s = time.monotonic() + START_S
-        while not await is_so():
-            assert time.monotonic() < end_s, f"{backend.address} never was {state}"
+        while line not in (text := (await asyncio.to_thread(self.get, "/metrics", self.admin))[1]):
+            assert time.monotonic() < end_s, f"{backend.address} never was {state}: {text}"
             await asyncio.sleep(0.02)
 
 

@@ -60,9 +60,8 @@ PLANTED_IN_BALANCER = (
     Planted(
         "a backend that takes no connections is asked twice and then given up",
         _EXCHANGE,
-        "        self._leave(None, failed=True, is_tried=True)\n"
         "        if len(self._tried) < _UNREACHABLE_MAX:",
-        "        self._leave(None, failed=True, is_tried=True)\n        if len(self._tried) < 2:",
+        "        if len(self._tried) < 2:",
         f"{_LOSSES}::test_one_backend_that_lives_is_found_among_many_that_do_not",
     ),
     Planted(
@@ -110,9 +109,16 @@ PLANTED_IN_BALANCER = (
     Planted(
         "who was ejected stays so",
         _BACKENDS,
-        "        if not backend.is_ejected or backend.ejections != count:",
+        "        if not backend.is_ejected or backend.ejection != number:",
         "        if True:",
         f"{_STATES}::test_each_ejection_lasts_twice_as_long_and_is_forgotten_at_last",
+    ),
+    Planted(
+        "a backend that cannot be reached is left out for longer each time",
+        _BACKENDS,
+        "        if is_away:",
+        "        if False:",
+        f"{_STATES}::test_a_backend_that_is_away_is_not_left_out_for_longer_each_time",
     ),
     Planted(
         "a backend that was started anew is still ejected",

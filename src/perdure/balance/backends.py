@@ -68,6 +68,7 @@ class Backend:
         "_latency_s",
         "_latency_stamp_s",
         "credit",
+        "ejection",
         "ejections",
         "failures_in_a_row",
         "in_flight",
@@ -97,6 +98,7 @@ class Backend:
         self.is_leaving = False  # no source names it any more
         self.is_silent = False  # it takes connections and answers nothing, as a frozen process does
         self.failures_in_a_row = 0
+        self.ejection = 0  # the number of the last one, among those of all
         self.ejections = 0  # the exponent of the next one
         self._group = group
         self._latency_s = 0.0
@@ -106,7 +108,14 @@ class Backend:
         """A request or connection is sent there."""
         self.in_flight += 1
 
-    def end(self, latency_s: float | None, *, failed: bool, now_s: float | None = None) -> None:
+    def end(
+        self,
+        latency_s: float | None,
+        *,
+        failed: bool,
+        is_away: bool = False,
+        now_s: float | None = None,
+    ) -> None:
         """It is over.
 
         Args:
@@ -114,13 +123,14 @@ class Backend:
             latency_s: how long the head of the answer took; None when that says nothing, as when
                 the client went away.
             failed: whether the backend is to blame: no connection, no answer, or a 5xx.
+            is_away: no connection could be made.
         """
         self.in_flight -= 1
         if failed:
             self._learn(max(latency_s or 0.0, _FAILED_LATENCY_S), now_s)
             self.failures_in_a_row += 1
             if self.failures_in_a_row >= self._group.rules.eject_after_failures:
-                self._group.eject(self)
+                self._group.eject(self, is_away=is_away)
         elif latency_s is not None:
             self.failures_in_a_row = 0
             self._learn(latency_s, now_s)
@@ -272,22 +282,29 @@ class Backends:
         backend.is_silent = is_silent
         self.settle(backend)
 
-    def eject(self, backend: Backend) -> None:
-        """Leave it out for a while, unless too many are left out already."""
+    def eject(self, backend: Backend, *, is_away: bool = False) -> None:
+        """Leave it out for a while, unless too many are left out already.
+
+        One that is away, as while it is started again, did no harm: it is not left out for longer
+        each time.
+        """
         ejected = sum(other.is_ejected for other in self._named.values())
         serving = sum(other.state in ("up", "ejected") for other in self._named.values())
         if backend.is_ejected or backend.is_leaving or 2 * (ejected + 1) > serving:
             return
         rules = self.rules
         wait_s = min(rules.eject_s * 2**backend.ejections, rules.eject_max_s)
-        backend.ejections += 1
+        if is_away:
+            wait_s = rules.eject_s
+        else:
+            backend.ejections += 1
         backend.is_ejected = True
         self.ejections_total += 1
+        backend.ejection = number = self.ejections_total
         self.settle(backend)
-        count = backend.ejections
-        self.clock.call_later(wait_s, lambda: self._readmit(backend, count))
+        self.clock.call_later(wait_s, lambda: self._readmit(backend, number))
         # Twice as long without a new ejection: what there was is forgotten.
-        self.clock.call_later(3 * wait_s, lambda: _forgive(backend, count))
+        self.clock.call_later(3 * wait_s, lambda: _forgive(backend, number))
 
     def settle(self, backend: Backend) -> None:
         """Works out the state anew after anything it depends on has changed."""
@@ -300,8 +317,8 @@ class Backends:
         self._list_up()
         self._tell(backend)
 
-    def _readmit(self, backend: Backend, count: int) -> None:
-        if not backend.is_ejected or backend.ejections != count:
+    def _readmit(self, backend: Backend, number: int) -> None:
+        if not backend.is_ejected or backend.ejection != number:
             return
         backend.is_ejected = False
         backend.failures_in_a_row = self.rules.eject_after_failures - 1  # one more is enough
@@ -361,6 +378,6 @@ def _state_of(backend: Backend) -> State:
     return "ejected" if backend.is_ejected else "up"
 
 
-def _forgive(backend: Backend, count: int) -> None:
-    if backend.ejections == count and not backend.is_ejected:
+def _forgive(backend: Backend, number: int) -> None:
+    if backend.ejection == number and not backend.is_ejected:
         backend.ejections = 0

@@ -52,7 +52,6 @@ class Exchange:
         "is_answering",
         "is_complete",
         "is_head",
-        "line",
         "method",
         "request_id",
         "sent_s",
@@ -74,7 +73,6 @@ class Exchange:
         self.client = client
         self.method = method
         self.target = target
-        self.line = b"%b %b HTTP/1.1\r\n" % (method, target)
         self.head = head
         self.request_id = head.request_id or shared.ids.next().encode()
         self.is_head = method == b"HEAD"
@@ -222,7 +220,7 @@ class Exchange:
 
     def not_connected(self) -> None:
         """No connection could be made; nothing was sent, so anything may be sent elsewhere."""
-        self._leave(None, failed=True, is_tried=True)
+        self._leave(None, failed=True, is_tried=True, is_away=True)
         if len(self._tried) < _UNREACHABLE_MAX:
             self._shared.budget.retries_total += 1
             self.start()
@@ -260,8 +258,15 @@ class Exchange:
     # ---
 
     def _head_data(self) -> bytes:
-        named = b"" if self.head.request_id else b"x-request-id: %b\r\n" % self.request_id
-        return b"%b%b%b\r\n" % (self.line, self.head.lines, named)
+        head = self.head
+        if head.request_id:
+            return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method, self.target, head.lines)
+        return b"%b %b HTTP/1.1\r\n%bx-request-id: %b\r\n\r\n" % (
+            self.method,
+            self.target,
+            head.lines,
+            self.request_id,
+        )
 
     def _framed(self, data: bytes) -> bytes:
         return chunk(data) if data and self.head.length == CHUNKED else data
@@ -293,7 +298,14 @@ class Exchange:
         others: tuple[Backend | None, ...] = (*self._tried, self._backend)
         return self._shared.backends.choose(None, others) is not None
 
-    def _leave(self, latency_s: float | None, *, failed: bool, is_tried: bool = False) -> None:
+    def _leave(
+        self,
+        latency_s: float | None,
+        *,
+        failed: bool,
+        is_tried: bool = False,
+        is_away: bool = False,
+    ) -> None:
         backend, self._backend = self._backend, None
         self.upstream = None
         self.waits_since_s = 0.0
@@ -303,7 +315,7 @@ class Exchange:
             self._tried = (*self._tried, backend)
         if failed:
             self._shared.metrics.failed(backend)
-        backend.end(latency_s, failed=failed)
+        backend.end(latency_s, failed=failed, is_away=is_away)
 
     def _give_up(self, kind: str, *, blames: bool) -> None:
         upstream, self.upstream = self.upstream, None

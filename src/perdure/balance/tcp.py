@@ -370,7 +370,7 @@ class Pair(_Side):
             return None
         finally:
             if self._backend is not backend:  # or else it ends with the pair
-                backend.end(None, failed=has_failed)
+                backend.end(None, failed=has_failed, is_away=has_failed)
 
     def _begin(self, backend: Backend, upstream: _Upstream) -> None:
         assert self.transport is not None

@@ -41,6 +41,7 @@ class Upstream(asyncio.Protocol):
         "_head",
         "_held",
         "_interim",
+        "_is_paused",
         "_left",
         "_phase",
         "_pool",
@@ -65,6 +66,7 @@ class Upstream(asyncio.Protocol):
         self._phase = _HEAD
         self._held = b""
         self._interim = 0
+        self._is_paused = False
         self._head: AnswerHead | None = None  # of the answer whose body is coming
         self._left = 0  # bytes of it, or CHUNKED or UNTIL_CLOSE
         self._chunks: ChunkReader | None = None
@@ -89,12 +91,14 @@ class Upstream(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """The client takes no more for now."""
-        if not self.transport.is_closing():
+        if not self._is_paused and not self.transport.is_closing():
+            self._is_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The client takes more."""
-        if not self.transport.is_closing():
+        if self._is_paused and not self.transport.is_closing():
+            self._is_paused = False
             self.transport.resume_reading()
 
     def end_tunnel(self) -> bool:
@@ -350,7 +354,8 @@ class Pool:
 
     def give(self, upstream: Upstream) -> None:
         """A connection is free."""
-        upstream.resume_reading()
+        if upstream._is_paused:
+            upstream.resume_reading()
         if self._waiting:
             self._waiting.popleft().send(upstream, time.monotonic())
         elif self._backend.state == "up" and not self._shared.closing:

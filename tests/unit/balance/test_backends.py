@@ -131,6 +131,23 @@ def test_a_backend_that_was_away_altogether_comes_back_without_its_past() -> Non
     asyncio.run(body())
 
 
+def test_a_backend_that_is_away_is_not_left_out_for_longer_each_time() -> None:
+    async def body() -> None:
+        backends = group("a", "b", "c", eject_s=5)
+        clock = backends.clock
+        assert isinstance(clock, VirtualClock)
+        one = named(backends, "a")
+        for _ in range(4):
+            for _ in range(5):
+                one.begin()
+                one.end(None, failed=True, is_away=True)
+            assert one.state == "ejected"
+            await clock.advance(5.1)
+            assert one.state == "up"
+
+    asyncio.run(body())
+
+
 def test_each_ejection_lasts_twice_as_long_and_is_forgotten_at_last() -> None:
     async def body() -> None:
         backends = group("a", "b", "c", eject_s=5)
