@@ -6,8 +6,9 @@ it may be sent again whatever it is; and without this nobody could tell it from 
 and then lost.
 
 The proof: the other end's FIN has come, and its acknowledgements, the FIN's among them, cover
-nothing of the request. All that a program can have read is acknowledged by then. A reset proves
-nothing: it acknowledges nothing, not even what was read a moment before.
+nothing of the request. All that a program can have read is acknowledged by then. (One that ends its
+side and then carries out what it can no longer answer would escape this; it would not be a server.)
+A reset proves nothing: it acknowledges nothing, not even what was read a moment before.
 """
 
 import asyncio

@@ -113,6 +113,9 @@ class Upstream(asyncio.Protocol):
         self._exchange = None
         self._phase = _CLOSED
         self.transport.close()
+        if self.transport.get_write_buffer_size():  # the backend may never take it
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._shared.limits.write_timeout_s, self.transport.abort)
 
     def cut(self) -> None:
         """Closes it under whatever is going on; the exchange will not hear of it."""

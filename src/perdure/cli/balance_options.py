@@ -1,6 +1,7 @@
 """What `perdure balance` was told, and whether it goes together."""
 
 import ipaddress
+import socket
 from collections.abc import Callable, Mapping
 from typing import get_args
 
@@ -11,6 +12,7 @@ from perdure.balance.keys import HashOf, key_reader
 from perdure.balance.policies import PolicyName
 from perdure.balance.sources import WEIGHT_MAX, target_of
 from perdure.base.errors import SourceError
+from perdure.cli.address import joined
 from perdure.cli.balance_sources import SourceOptions
 from perdure.cli.choices import check_logs
 from perdure.cli.failures import Failure
@@ -196,6 +198,15 @@ def hash_of(options: BalanceOptions) -> HashOf | None:
     except ValueError as error:
         hint = "use header:NAME, cookie:NAME or path:N"
         raise Failure(f"--hash is {options.hash_key!r}", hint) from error
+
+
+def greeting(options: BalanceOptions, bound: socket.socket) -> str:
+    """The line that says where it balances."""
+    scheme = "tcp" if options.is_tcp else "http" if options.tls_cert is None else "https"
+    host, port = bound.getsockname()[:2]
+    count = len(options.backends)
+    over = f" over {count} backend{'s' if count > 1 else ''}" if count else ""
+    return f"perdure balances {scheme}://{joined(host, port)}{over}"
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -27,9 +27,9 @@ from perdure.balance.sources import Found, follow, into
 from perdure.balance.tcp import TcpFront, TcpOptions
 from perdure.base.clock import SystemClock
 from perdure.base.limits import BalanceLimits
-from perdure.cli.address import joined
 from perdure.cli.balance_options import (
     BalanceOptions,
+    greeting,
     hash_of,
     networks,
     options_from_line,
@@ -156,15 +156,6 @@ def _health(options: BalanceOptions) -> HealthRules | None:
     return HealthRules(
         path=path, interval_s=options.health_interval_s, sends_proxy=options.send_proxy
     )
-
-
-def greeting(options: BalanceOptions, bound: socket.socket) -> str:
-    """The line that says where it balances."""
-    scheme = "tcp" if options.is_tcp else "http" if options.tls_cert is None else "https"
-    host, port = bound.getsockname()[:2]
-    count = len(options.backends)
-    over = f" over {count} backend{'s' if count > 1 else ''}" if count else ""
-    return f"perdure balances {scheme}://{joined(host, port)}{over}"
 
 
 def main() -> None:

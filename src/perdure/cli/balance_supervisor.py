@@ -13,8 +13,7 @@ import signal
 import socket
 from collections.abc import Iterator
 
-from perdure.cli.balance_options import BalanceOptions
-from perdure.cli.balance_serve import greeting
+from perdure.cli.balance_options import BalanceOptions, greeting
 from perdure.cli.child import Child
 from perdure.cli.post import End, Post, how
 from perdure.cli.rollout import NotStartedError, roll_out
