@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor, anyone, signed_in
+from perdure.actor.rate import Rate, rates_of
 from perdure.base.clock import Clock
 from perdure.base.errors import (
     DefinitionError,
@@ -30,6 +31,7 @@ from perdure.runtime.gateway import Gateway
 from perdure.runtime.node import Node
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.place import Place, private_place
+from perdure.runtime.rates import Rates
 from perdure.store.api import Store
 from perdure.store.registry import Registry
 from perdure.store.url import registry_from_url, store_from_url
@@ -46,6 +48,7 @@ from perdure.web.metrics import Metrics, call_families
 from perdure.web.openapi import Docs
 from perdure.web.operations import Operation, operations_of
 from perdure.web.process_families import LoopLag, process_families
+from perdure.web.rate_limits import RatesOfRoutes
 from perdure.web.shared import Subscribe
 from perdure.web.sites import site_of
 
@@ -78,6 +81,7 @@ class App(Registration):
         docs: whether `/-/docs` and `/-/openapi.json` are there; a `Docs` says more. By default
             while there is no `identify`, or for who asks this machine from itself.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
+        rate: how often all that is exposed here may be asked, in sum: a `Rate`, or several.
         clock: where the time comes from; tests put one of their own here.
 
     Raises DefinitionError when a class cannot work as an actor.
@@ -94,6 +98,7 @@ class App(Registration):
         limits: Limits | None = None,
         outlets: Mapping[str, Outlet] | None = None,
         docs: Docs | bool | None = None,
+        rate: Rate | Sequence[Rate] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]
@@ -117,6 +122,7 @@ class App(Registration):
         self.metrics.add("ready", self._ready_family)
         self._loop_lag = LoopLag(self._fold)
         self._clock = clock
+        self._rates = rates_of(rate)
         self._store = store
         self._starting = asyncio.Lock()
         self._node: Node | Gateway | None = None
@@ -146,14 +152,17 @@ class App(Registration):
             self.functions.closed = True
             with ExitStack() as self._on_end:
                 node = self._make_node(_stores(store or self._store), on_broken, place or Place())
+                limiter = Rates(node)
+                rates = RatesOfRoutes(self._rates, limiter)
+                functions = FunctionRoutes(self.functions, node, self.identify, rates)
+                routes = ActorRoutes(self.actor_types, node, self.identify, rates)
                 await node.start()
                 self._on_end = self._on_end.pop_all()
-            self._node = node
-            self._function_routes = FunctionRoutes(node, self.identify)
-            self._routes = routes = ActorRoutes(self.actor_types, node, self.identify)
+            self._node, self._routes, self._function_routes = node, routes, functions
             self._loop_lag.start()
             self.metrics.add("node", node.families)
             self.metrics.add("calls", lambda: call_families(routes.meters))
+            self.metrics.add("rates", limiter.families)
             self.metrics.add("loop", self._loop_lag.families)
             self.ready = True
 
