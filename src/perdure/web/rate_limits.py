@@ -136,12 +136,13 @@ class RatesOfRoutes:
 
         Raises DefinitionError if another rate with one of their names differs.
         """
-        rates = {one.name: one for one in [*self._everywhere, *named(rates_of(own), route)]}
-        for name, one in rates.items():
-            other = self._by_name.setdefault(str(name), one)
+        rates = {}
+        for one in [*self._everywhere, *named(rates_of(own), route)]:
+            rates[one.name] = one
+            other = self._by_name.setdefault(str(one.name), one)
             if other != one:
                 raise DefinitionError(
-                    f"{route}: two rates are named {name!r}, and differ: {other} and {one}"
+                    f"{route}: two rates are named {one.name!r}, and differ: {other} and {one}"
                 )
         return RouteRates(list(rates.values()), self._limiter) if rates else None
 
