@@ -34,18 +34,14 @@ class Policy(msgspec.Struct, frozen=True, array_like=True):
     interval_ns: int  # between two, on average
     burst_ns: int  # so many intervals as may come at once
 
-    def remaining(self, ahead_ns: int) -> int:
-        """How many may come at once from a subject whose time lies so far ahead."""
-        return max(self.burst_ns - ahead_ns, 0) // self.interval_ns
-
-    def until_more_ns(self, ahead_ns: int) -> int:
-        """How long it takes until that is one more."""
-        wanted = self.burst_ns - (self.remaining(ahead_ns) + 1) * self.interval_ns
-        return max(ahead_ns - wanted, 0)
-
-    def refuses(self, ahead_ns: int) -> bool:
-        """True if there is nothing left."""
-        return ahead_ns + self.interval_ns > self.burst_ns
+    def left(self, ahead_ns: int) -> tuple[int, int]:
+        """How many may come at once from a subject whose time lies so far ahead, and in how many
+        nanoseconds that is one more."""
+        left_ns = self.burst_ns - ahead_ns
+        if left_ns < 0:
+            return 0, self.interval_ns - left_ns
+        count, over_ns = divmod(left_ns, self.interval_ns)
+        return count, self.interval_ns - over_ns
 
 
 def policy(name: str, *, limit: int, per_s: int, burst: int) -> Policy:
@@ -80,6 +76,22 @@ class Table:
 
     def __len__(self) -> int:
         return sum(map(len, self._rows))
+
+    def take(self, subject: str, one: Policy, now_ns: int) -> tuple[bool, int]:
+        """Count a request if the policy allows it; says whether, and how far ahead it is now. The
+        same as `time_ns` and `put`, in half the time: nearly all routes have but one rate."""
+        number = hash(subject) % len(self._rows)
+        row = self._rows[number]
+        known_ns = row.get(subject)
+        if known_ns is None:
+            known_ns = self._floors[number]
+        ahead_ns = (known_ns - now_ns if known_ns > now_ns else 0) + one.interval_ns
+        if ahead_ns > one.burst_ns:
+            return False, ahead_ns - one.interval_ns
+        if len(row) >= _ROW_SUBJECTS_MAX and subject not in row:
+            self._make_room(number, now_ns)
+        row[subject] = now_ns + ahead_ns
+        return True, ahead_ns
 
     def time_ns(self, subject: str, now_ns: int) -> int:
         """When the subject has all of its burst again; now, if it has."""
@@ -120,11 +132,14 @@ class Counters:
 
     def decide(self, subject: str, policies: Sequence[Policy], now_ns: int) -> Verdict:
         """Count a request under all of these policies, if each allows it; else under none."""
+        if len(policies) == 1:
+            one = policies[0]
+            allowed, only_ns = self._table(one.name).take(subject, one, now_ns)
+            return Verdict(allowed, [only_ns])
         tables = [self._table(one.name) for one in policies]
         ahead_ns = [table.time_ns(subject, now_ns) - now_ns for table in tables]
-        for place, one in enumerate(policies):
-            if ahead_ns[place] + one.interval_ns > one.burst_ns:
-                return Verdict(False, ahead_ns)
+        if any(one.left(ahead_ns[place])[0] == 0 for place, one in enumerate(policies)):
+            return Verdict(False, ahead_ns)
         for place, one in enumerate(policies):
             ahead_ns[place] += one.interval_ns
             tables[place].put(subject, now_ns + ahead_ns[place], now_ns)

@@ -172,12 +172,13 @@ class Rates:
     def _remember(self, subject: str, policies: Sequence[Policy], verdict: Verdict) -> None:
         now_ns = int(self._now_s() * NS_PER_S)
         for one, ahead_ns in zip(policies, verdict.ahead_ns, strict=True):
-            if one.refuses(ahead_ns):
+            left, wait_ns = one.left(ahead_ns)
+            if left == 0:
                 table = self._refused.get(one.name)
                 if table is None:
                     subjects_max = self._node.limits.rate_subjects_max
                     table = self._refused[one.name] = Table(subjects_max, has_floor=False)
-                table.put(subject, now_ns + one.until_more_ns(ahead_ns), now_ns)
+                table.put(subject, now_ns + wait_ns, now_ns)
 
 
 class _Asking(Turn, kw_only=True):

@@ -44,6 +44,10 @@ class RouteRates:
             groups.setdefault(rate.by, []).append(rate.policy)
         self._groups = [(by, tuple(policies)) for by, policies in groups.items()]
         self._policy_line = _policy_line(rates)
+        self._only: bytes | None = None  # of one rate alone both lines are made in one go
+        if len(rates) == 1:
+            item = _item_form(rates[0].policy)
+            self._only = b"ratelimit: %b\r\n%b" % (item, self._policy_line.replace(b"%", b"%%"))
 
     def take(
         self, exchange: "Exchange", caller: Caller | None, key: str
@@ -89,8 +93,13 @@ class RouteRates:
         if not decided:
             return
         exchange.is_plain = False
-        if not decided[-1][2].allowed:
+        _, policies, verdict = decided[-1]
+        if not verdict.allowed:
             self._refuse(exchange, decided)
+        if self._only is not None:
+            left, wait_ns = policies[0].left(verdict.ahead_ns[0])
+            exchange.lines += self._only % (left, -(-wait_ns // NS_PER_S))
+            return
         items = [
             _item(one, ahead_ns)
             for _, policies, verdict in decided
@@ -102,18 +111,19 @@ class RouteRates:
         for subject, policies, verdict in decided[:-1]:
             self._limiter.give_back(subject, policies, verdict)
         _, policies, verdict = decided[-1]
-        refusing = [
-            (one, ahead_ns)
+        refusing = {
+            one: ahead_ns
             for one, ahead_ns in zip(policies, verdict.ahead_ns, strict=True)
-            if one.refuses(ahead_ns)
-        ]
-        for one, _ in refusing:
-            self._limiter.count_refusal(one.name)
+            if one.left(ahead_ns)[0] == 0
+        }
         # only of those that refuse: no window may end after Retry-After
-        items = b", ".join([_item(one, ahead_ns) for one, ahead_ns in refusing])
+        items = b", ".join([_item(one, ahead_ns) for one, ahead_ns in refusing.items()])
         exchange.lines += b"ratelimit: %b\r\n%b" % (items, self._policy_line)
-        wait_s = max(_seconds(one.until_more_ns(ahead_ns)) for one, ahead_ns in refusing)
-        names = tuple(one.name for one, _ in refusing)
+        wait_ns = max(one.left(ahead_ns)[1] for one, ahead_ns in refusing.items())
+        wait_s = -(-wait_ns // NS_PER_S)  # rounded up: who comes back then is not too early
+        names = tuple(one.name for one in refusing)
+        for name in names:
+            self._limiter.count_refusal(name)
         raise RateLimitError(
             f"this comes too often ({', '.join(names)}); try again in {wait_s} s", wait_s, names
         )
@@ -180,13 +190,12 @@ def _short(subject: str) -> str:
 
 
 def _item(one: Policy, ahead_ns: int) -> bytes:
-    remaining, seconds = one.remaining(ahead_ns), _seconds(one.until_more_ns(ahead_ns))
-    return b'"%b";r=%d;t=%d' % (one.name.encode(), remaining, seconds)
+    left, wait_ns = one.left(ahead_ns)
+    return _item_form(one) % (left, -(-wait_ns // NS_PER_S))
 
 
-def _seconds(duration_ns: int) -> int:
-    """Rounded up: who comes back then is not too early."""
-    return max(-(-duration_ns // NS_PER_S), 1)
+def _item_form(one: Policy) -> bytes:
+    return b'"%b";r=%%d;t=%%d' % one.name.replace("%", "%%").encode()
 
 
 def _policy_line(rates: Iterable[Rate]) -> bytes:

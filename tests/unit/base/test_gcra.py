@@ -55,12 +55,10 @@ def test_what_it_says_is_left_is_left_and_more_comes_when_it_says(
         now_ns += wait_ns
         verdict = counters.decide("a", [wanted], now_ns)
         (ahead_ns,) = verdict.ahead_ns
-        left = wanted.remaining(ahead_ns)
+        left, more_ns = wanted.left(ahead_ns)
         assert verdict.allowed or left == 0
-        assert (left == 0) == wanted.refuses(ahead_ns)
-        more_ns = wanted.until_more_ns(ahead_ns)
-        assert wanted.remaining(ahead_ns - more_ns) == left + 1
-        assert wanted.remaining(ahead_ns - more_ns + 1) == left
+        assert wanted.left(ahead_ns - more_ns)[0] == left + 1
+        assert wanted.left(ahead_ns - more_ns + 1)[0] == left
 
 
 @pytest.mark.parametrize(("limit", "per_s"), [(100, 60), (3, 1), (7, 60), (1, 1), (999, 7)])
@@ -84,7 +82,9 @@ def test_all_policies_allow_it_or_it_counts_under_none() -> None:
     for _ in range(20):
         refused = counters.decide("a", [many, few], 0)
         assert not refused.allowed
-        assert [many.remaining(refused.ahead_ns[0]), few.remaining(refused.ahead_ns[1])] == [8, 0]
+        assert [
+            one.left(ahead)[0] for one, ahead in zip([many, few], refused.ahead_ns, strict=True)
+        ] == [8, 0]
     assert [counters.decide("a", [many], 0).allowed for _ in range(9)] == [True] * 8 + [False]
 
 

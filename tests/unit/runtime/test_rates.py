@@ -93,8 +93,9 @@ async def test_a_flood_of_who_was_refused_asks_nobody() -> None:
         refusals = 0
         while not (verdict := await _take(rates, "a", QUICK)).allowed:
             refusals += 1
-            assert QUICK[0].refuses(verdict.ahead_ns[0])
-            assert 0 < QUICK[0].until_more_ns(verdict.ahead_ns[0]) <= QUICK[0].interval_ns
+            left, wait_ns = QUICK[0].left(verdict.ahead_ns[0])
+            assert left == 0
+            assert 0 < wait_ns <= QUICK[0].interval_ns
         assert refusals > 100
         assert asked.takes < 20
 
