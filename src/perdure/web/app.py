@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from msgspec.structs import replace
+
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor, anyone, signed_in
 from perdure.actor.rate import Rate, rates_of
@@ -251,7 +253,8 @@ class App(Registration):
     def operations(self) -> list[Operation]:
         """All that can be asked over HTTP, of actors and functions; not of the mounted app."""
         access = signed_in if self.identify else anyone
-        return operations_of(self.actor_types, self.functions, access)
+        found = operations_of(self.actor_types, self.functions, access)
+        return [replace(one, is_limited=True) for one in found] if self._rates else found
 
     # -- as the web server's endpoint ------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from perdure import (
     read,
 )
 from perdure.testing import VirtualClock, async_test
+from perdure.web.openapi import Docs, openapi_of
 from perdure.web.problems import error_of
 from perdure.web.rate_limits import _address
 from perdure.web.server import Server
@@ -401,3 +402,26 @@ async def test_nothing_of_it_is_seen_where_actors_are_listed() -> None:
         assert (await http.get("/rate-bucket/1/take")).status_code == 404
         document = (await http.get("/-/openapi.json")).json()
     assert not [path for path in document["paths"] if "bucket" in path]
+
+
+def test_the_documentation_tells_which_operations_are_limited() -> None:
+    def limited(app: App) -> set[str]:
+        document = openapi_of(app.operations(), Docs(), None)
+        found = set()
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                responses = operation["responses"]
+                if is_limited := "429" in responses:
+                    found.add(path)
+                assert ("RateLimit" in responses["200"].get("headers", ())) == is_limited
+        return found
+
+    some = limited(App(Shelf, store="memory:"))
+    assert {"/shelf/{key}/look", "/shelf/{key}/watched/live"} <= some
+    assert "/shelf/{key}/unlimited" not in some
+    everything = limited(App(Shelf, store="memory:", rate=Rate(9)))
+    assert "/shelf/{key}/unlimited" in everything
+    response = openapi_of([], Docs(), None)["components"]["responses"]["Problem429"]
+    assert set(response["headers"]) == {"Retry-After", "RateLimit", "RateLimit-Policy"}
+    schema = response["content"]["application/problem+json"]["schema"]
+    assert schema["properties"]["type"]["enum"] == ["urn:perdure:problem:rate-limited"]
