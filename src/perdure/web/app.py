@@ -124,7 +124,8 @@ class App(Registration):
         self.metrics.add("ready", self._ready_family)
         self._loop_lag = LoopLag(self._fold)
         self._clock = clock
-        self._rates = rates_of(rate)
+        self._rate = rates_of(rate)
+        self._rates: RatesOfRoutes | None = None
         self._store = store
         self._starting = asyncio.Lock()
         self._node: Node | Gateway | None = None
@@ -155,7 +156,7 @@ class App(Registration):
             with ExitStack() as self._on_end:
                 node = self._make_node(_stores(store or self._store), on_broken, place or Place())
                 limiter = Rates(node)
-                rates = RatesOfRoutes(self._rates, limiter)
+                self._rates = rates = RatesOfRoutes(self._rate, limiter)
                 functions = FunctionRoutes(self.functions, node, self.identify, rates)
                 routes = ActorRoutes(self.actor_types, node, self.identify, rates)
                 await node.start()
@@ -250,11 +251,27 @@ class App(Registration):
         """How many actors of each class are in this process's memory, by the store's class name."""
         return self._node.awake() if self._node else {}
 
+    async def spend(self, rate: Rate, subject: str) -> None:
+        """Count something for a subject under a rate with a name, as routes count requests.
+
+        For what a mounted application does: `await app.spend(LOG_INS, request.client.host)`.
+
+        Args:
+            subject: what the rate counts `by`: the id of a caller, an address, or what its
+                function would return.
+
+        Raises RateLimitError, NotRunningError, and DefinitionError if the rate has no name, or
+        another one has it.
+        """
+        if self._rates is None or self._node is None:
+            raise NotRunningError("an App counts only while it runs")
+        await self._rates.spend(rate, subject)
+
     def operations(self) -> list[Operation]:
         """All that can be asked over HTTP, of actors and functions; not of the mounted app."""
         access = signed_in if self.identify else anyone
         found = operations_of(self.actor_types, self.functions, access)
-        return [replace(one, is_limited=True) for one in found] if self._rates else found
+        return [replace(one, is_limited=True) for one in found] if self._rate else found
 
     # -- as the web server's endpoint ------------------------------------------------------------
 

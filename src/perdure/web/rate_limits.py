@@ -111,26 +111,15 @@ class RouteRates:
         for subject, policies, verdict in decided[:-1]:
             self._limiter.give_back(subject, policies, verdict)
         _, policies, verdict = decided[-1]
-        refusing = {
-            one: ahead_ns
-            for one, ahead_ns in zip(policies, verdict.ahead_ns, strict=True)
-            if one.left(ahead_ns)[0] == 0
-        }
+        refusing = _refusing(policies, verdict)
         # only of those that refuse: no window may end after Retry-After
         items = b", ".join([_item(one, ahead_ns) for one, ahead_ns in refusing.items()])
         exchange.lines += b"ratelimit: %b\r\n%b" % (items, self._policy_line)
-        wait_ns = max(one.left(ahead_ns)[1] for one, ahead_ns in refusing.items())
-        wait_s = -(-wait_ns // NS_PER_S)  # rounded up: who comes back then is not too early
-        names = tuple(one.name for one in refusing)
-        for name in names:
-            self._limiter.count_refusal(name)
-        raise RateLimitError(
-            f"this comes too often ({', '.join(names)}); try again in {wait_s} s", wait_s, names
-        )
+        raise _refusal(refusing, self._limiter)
 
 
 class RatesOfRoutes:
-    """Gives routes their rates, and sees to it that one name means one rate.
+    """Gives routes their rates, and sees to it that one name means one rate everywhere.
 
     Args:
         everywhere: the rates of all routes together.
@@ -149,12 +138,47 @@ class RatesOfRoutes:
         rates = {}
         for one in [*self._everywhere, *named(rates_of(own), route)]:
             rates[one.name] = one
-            other = self._by_name.setdefault(str(one.name), one)
-            if other != one:
-                raise DefinitionError(
-                    f"{route}: two rates are named {one.name!r}, and differ: {other} and {one}"
-                )
+            self._refuse_other(one, route)
         return RouteRates(list(rates.values()), self._limiter) if rates else None
+
+    async def spend(self, rate: Rate, subject: str) -> None:
+        """Count something that is no request of a route; see `App.spend`."""
+        if rate.name is None:
+            raise DefinitionError(f"{rate} needs a name: there is no route to give it one")
+        self._refuse_other(rate, "spend")
+        policies = (rate.policy,)
+        if rate.by == "address":
+            subject = _address(subject)
+        else:
+            subject = _short(f"={subject}" if rate.by == "caller" else f":{subject}")
+        verdict = self._limiter.take(subject, policies)
+        if verdict is None:
+            verdict = await self._limiter.ask(subject, policies)
+        if not verdict.allowed:
+            raise _refusal(_refusing(policies, verdict), self._limiter)
+
+    def _refuse_other(self, one: Rate, where: str) -> None:
+        other = self._by_name.setdefault(str(one.name), one)
+        if other != one:
+            raise DefinitionError(
+                f"{where}: two rates are named {one.name!r}, and differ: {other} and {one}"
+            )
+
+
+def _refusing(policies: Sequence[Policy], verdict: Verdict) -> dict[Policy, int]:
+    """Those that refuse, and how far ahead their times are."""
+    ahead_ns = zip(policies, verdict.ahead_ns, strict=True)
+    return {one: one_ns for one, one_ns in ahead_ns if one.left(one_ns)[0] == 0}
+
+
+def _refusal(refusing: dict[Policy, int], limiter: Rates) -> RateLimitError:
+    names = tuple(one.name for one in refusing)
+    for name in names:
+        limiter.count_refusal(name)
+    wait_ns = max(one.left(ahead_ns)[1] for one, ahead_ns in refusing.items())
+    wait_s = -(-wait_ns // NS_PER_S)  # rounded up: who comes back then is not too early
+    told = f"this comes too often ({', '.join(names)}); try again in {wait_s} s"
+    return RateLimitError(told, wait_s, names)
 
 
 def _subject_of(by: By, exchange: "Exchange", caller: Caller | None, key: str) -> str | None:

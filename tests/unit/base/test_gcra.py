@@ -72,6 +72,12 @@ def test_a_burst_is_exactly_the_limit(limit: int, per_s: int) -> None:
     ] * limit
 
 
+@given(some.integers(1, 10**9), some.integers(1, 10**9))
+def test_an_interval_is_rounded_to_the_safe_side(limit: int, per_s: int) -> None:
+    made = policy("p", limit=limit, per_s=per_s, burst=limit)
+    assert per_s * NS_PER_S <= made.interval_ns * limit < per_s * NS_PER_S + limit
+
+
 def test_all_policies_allow_it_or_it_counts_under_none() -> None:
     few, many = (
         policy("few", limit=1, per_s=60, burst=1),
@@ -94,6 +100,8 @@ def test_what_is_given_back_can_be_had_again_and_never_more() -> None:
         assert counters.decide("a", [wanted], 0).allowed
     counters.give_back("a", [wanted], 0)
     assert [counters.decide("a", [wanted], 0).allowed for _ in range(2)] == [True, False]
+    counters.give_back("nobody", [wanted], 0)
+    assert len(counters) == 1
     later_ns = 10**12
     counters.give_back("a", [wanted], later_ns)  # it has all of it already
     assert [counters.decide("a", [wanted], later_ns).allowed for _ in range(3)] == [

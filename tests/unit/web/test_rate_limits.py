@@ -18,6 +18,7 @@ from perdure import (
     Caller,
     DefinitionError,
     DomainError,
+    NotRunningError,
     Rate,
     RateLimitError,
     anyone,
@@ -206,7 +207,11 @@ async def test_who_is_refused_by_access_is_counted_by_address_and_so_are_guesses
 
 @async_test
 async def test_what_is_no_call_of_the_route_is_not_counted() -> None:
-    app = App(Shelf, store="memory:", clock=VirtualClock())
+    for identify in (None, _by_header):
+        await _is_not_counted(App(Shelf, store="memory:", identify=identify, clock=VirtualClock()))
+
+
+async def _is_not_counted(app: App) -> None:
     async with app, _client(app) as http:
         for _ in range(5):
             assert (await http.put("/shelf/a/look")).status_code == 405
@@ -380,6 +385,33 @@ async def test_one_name_is_one_rate() -> None:
     with pytest.raises(DefinitionError, match="two rates are named 'shared', and differ"):
         await app.start()
     assert not app.is_ready
+
+
+@async_test
+async def test_code_of_the_application_can_count_too() -> None:
+    app = App(Shelf, store="memory:")
+    with pytest.raises(NotRunningError):
+        await app.spend(Rate(1, name="x"), "a")
+    async with app, _client(app) as http:
+        by_address = Rate(1, by="address", name="x")
+        await app.spend(by_address, "2001:db8::1")
+        with pytest.raises(RateLimitError, match="too often") as refused:
+            await app.spend(by_address, "2001:db8::2")
+        assert (refused.value.retry_after_s, refused.value.policies) == (60, ("x",))
+        await app.spend(by_address, "2001:db9::1")
+        with pytest.raises(DefinitionError, match="needs a name"):
+            await app.spend(Rate(1), "a")
+        with pytest.raises(DefinitionError, match="two rates are named 'taking'"):
+            await app.spend(Rate(1, name="taking"), "a")
+        assert (await http.post("/shelf/a/take")).status_code == 200
+
+
+@async_test
+async def test_code_and_routes_share_a_name() -> None:
+    app = App(Shelf, store="memory:", identify=_by_header)
+    async with app, _client(app, **{"x-name": "ann"}) as http:
+        await app.spend(Rate(2, per_s=10, burst=1, name="taking"), "ann")
+        assert (await http.post("/shelf/a/take")).status_code == 429
 
 
 @async_test
