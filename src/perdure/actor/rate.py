@@ -1,5 +1,6 @@
 """`Rate`: how often something may be asked, as users say it."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -61,6 +62,10 @@ class Rate:
             raise DefinitionError(
                 f'Rate: by is {self.by!r}; it is "caller", "address", or a function of caller '
                 "and key"
+            )
+        if inspect.iscoroutinefunction(self.by):
+            raise DefinitionError(
+                "Rate: the function `by` is asked for each request; it cannot be async"
             )
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise DefinitionError(

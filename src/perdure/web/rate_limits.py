@@ -15,18 +15,21 @@ allowed at once, and `t` in how many seconds that is one more.
 
 import hashlib
 import ipaddress
+import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from perdure.actor.model import Caller
 from perdure.actor.rate import By, Rate, named, rates_of
-from perdure.base.errors import DefinitionError, RateLimitError
+from perdure.base.errors import DefinitionError, PerdureError, RateLimitError
 from perdure.base.gcra import NS_PER_S, Policy, Verdict
 from perdure.runtime.rates import Rates
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
+
+log = logging.getLogger("perdure.web")
 
 _SUBJECT_CHARACTERS_MAX = 64  # a longer one is kept as its hash: their sizes have a bound as well
 _IPV6_BITS = 64  # that one subscriber has all to themselves, at least
@@ -188,7 +191,13 @@ def _subject_of(by: By, exchange: "Exchange", caller: Caller | None, key: str) -
     if by == "caller" or by == "address":
         client = exchange.client
         return _address(client[0]) if client else "@"  # a Unix socket has no addresses
-    text = by(caller, key)
+    try:
+        text = by(caller, key)
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"`by` of a rate returned {type(text).__name__}, neither str nor None")
+    except Exception as error:  # of the application: nobody gets past it for that
+        log.exception("rate failed")
+        raise PerdureError from error
     return None if text is None else _short(f":{text}")
 
 

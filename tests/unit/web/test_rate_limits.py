@@ -79,7 +79,7 @@ class Shelf(Actor):
         return self.left
 
 
-def _by_header(connection: HTTPConnection) -> Caller | None:
+async def _by_header(connection: HTTPConnection) -> Caller | None:
     name = connection.headers.get("x-name")
     return Caller(name) if name else None
 
@@ -269,18 +269,29 @@ async def test_a_function_says_whose_requests_are_counted_together() -> None:
 
 @async_test
 async def test_a_function_that_fails_is_an_error_of_the_app_and_lets_nobody_in() -> None:
-    def broken(_caller: Caller | None, key: str) -> str:
-        return {"a": "x"}[key]
+    answers: dict[str, Any] = {"text": "x", "number": 5}
+    rate = Rate(1, by=lambda _caller, key: answers[key])
 
-    app = App(store="memory:")
+    class Guarded(Actor):
+        @expose(rate=rate)
+        async def call(self) -> None: ...
 
-    @app.get("/quote/{key}", rate=Rate(1, by=broken))
+    app = App(Guarded, store="memory:")
+
+    @app.post("/quote/{key}", rate=rate)
     async def quote(key: str) -> str:
         return key
 
     async with app, _client(app) as http:
-        assert (await http.get("/quote/b")).status_code == 500
-        assert [(await http.get("/quote/a")).status_code for _ in range(2)] == [200, 429]
+        for path in ("/quote/{}", "/guarded/{}/call"):
+            assert await _statuses(http, path.format("text"), 2) == [200, 429]
+            for key in ("none", "number"):
+                reply = await http.post(path.format(key))
+                assert reply.json() == {
+                    "type": "urn:perdure:problem:internal",
+                    "title": "Internal error",
+                    "status": 500,
+                }
 
 
 @async_test
@@ -362,6 +373,7 @@ def test_addresses_of_one_subscriber_are_one(one: str, other: str, is_same: bool
         (lambda: Rate(1, burst=0), "burst is 0"),
         (lambda: Rate(1, per_s=10**9, burst=10**9), "billion seconds"),
         (lambda: Rate(1, by="ip"), "by is 'ip'"),
+        (lambda: Rate(1, by=_by_header), "cannot be async"),
         (lambda: Rate(1, name='a"b'), "printable"),
         (lambda: Rate(1, name="ä"), "printable"),
         (lambda: Rate(1, name=""), "printable"),
