@@ -111,6 +111,8 @@ class RateLimitError(PerdureError):
 
     status = 429
     kind = "rate-limited"
+    retry_after_s: int = 1  # here for errors that come from afar, without their constructor
+    policies: tuple[str, ...] = ()
 
     def __init__(self, detail: str, retry_after_s: int = 1, policies: tuple[str, ...] = ()) -> None:
         super().__init__(detail)

@@ -172,7 +172,8 @@ class ActorRoutes:
             if method in self._rates:
                 _refuse_other_methods(method, exchange)
                 await self._count(method, exchange, caller, key)
-            await check_access(method.options.access or self._default_access, caller, key)
+            access = method.options.access or self._default_access
+            await check_access(access, caller, key)
             if request_id is not None and caller is not None:
                 # nobody replays another's; a header cannot hold the line end, so no two mix
                 request_id = f"{caller.id}\n{request_id}"

@@ -68,6 +68,8 @@ def error_of(document: Any) -> PerdureError:
         if isinstance(public, type) and issubclass(public, PerdureError) and public.kind == kind:
             error = public.__new__(public, *error.args)
     error.__dict__ |= {"kind": kind, "status": int(members.get("status", 500))}
+    if isinstance(error, RateLimitError):
+        error.policies = tuple(members.get("violated-policies", ()))
     return error
 
 

@@ -134,6 +134,7 @@ async def test_answers_tell_what_is_left_and_refusals_when_to_come_back() -> Non
         }
         error = error_of(reply.json())
         assert isinstance(error, RateLimitError)
+        assert error.policies == ("shelf.look",)
         await clock.advance(11)
         assert (await http.get("/shelf/a/look")).status_code == 200
         assert (await http.get("/shelf/a/look")).status_code == 429
