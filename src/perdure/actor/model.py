@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import msgspec
 
-from perdure.actor.rate import Rates, rates_of
+from perdure.actor.rate import RateOrRates, rates_of
 from perdure.base.errors import BadArgumentsError, DefinitionError, NotRunningError
 from perdure.base.texts import unstorable
 
@@ -57,7 +57,7 @@ class MethodOptions(msgspec.Struct, frozen=True):
     live: bool = False
     timeout_s: float | None = None  # over HTTP; None: Limits.call_timeout_s
     body_bytes_max: int | None = None  # None: Limits.call_body_bytes_max
-    rate: Rates | None = None
+    rate: RateOrRates | None = None
 
 
 class ClassOptions(msgspec.Struct, frozen=True):
@@ -236,7 +236,7 @@ def expose(
     access: AccessRule | None = None,
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
-    rate: Rates | None = None,
+    rate: RateOrRates | None = None,
 ) -> Callable[[Function], Function]: ...
 def expose(
     function: Function | None = None,
@@ -244,7 +244,7 @@ def expose(
     access: AccessRule | None = None,
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
-    rate: Rates | None = None,
+    rate: RateOrRates | None = None,
 ) -> Function | Callable[[Function], Function]:
     """Make a method callable over HTTP. Without it, only code of this app can call it.
 

@@ -81,7 +81,7 @@ class Rate:
         return policy(self.name, limit=self.limit, per_s=self.per_s, burst=burst)
 
 
-Rates = Rate | Sequence[Rate]
+RateOrRates = Rate | Sequence[Rate]
 
 
 def rates_of(given: Any) -> tuple[Rate, ...]:

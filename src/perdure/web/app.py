@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor, anyone, signed_in
-from perdure.actor.rate import Rate, rates_of
+from perdure.actor.rate import Rate, RateOrRates, rates_of
 from perdure.base.clock import Clock
 from perdure.base.errors import (
     DefinitionError,
@@ -100,7 +100,7 @@ class App(Registration):
         limits: Limits | None = None,
         outlets: Mapping[str, Outlet] | None = None,
         docs: Docs | bool | None = None,
-        rate: Rate | Sequence[Rate] | None = None,
+        rate: RateOrRates | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]

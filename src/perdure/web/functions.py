@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, Union, Unpack
 import msgspec
 
 from perdure.actor.model import AccessRule, Caller, MethodOptions, check_bounds
-from perdure.actor.rate import Rates, rates_of
+from perdure.actor.rate import RateOrRates, rates_of
 from perdure.actor.signature import TakesArguments, bad_arguments, compile_signature, type_hints
 from perdure.base.codec import decoder
 from perdure.base.errors import DefinitionError, NotSignedInError
@@ -30,7 +30,7 @@ class Rules(TypedDict, total=False):
     access: AccessRule | None
     timeout_s: float | None
     body_bytes_max: int | None
-    rate: Rates | None
+    rate: RateOrRates | None
 
 
 class Decorator(Protocol):

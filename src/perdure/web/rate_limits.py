@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from perdure.actor.model import Caller
-from perdure.actor.rate import By, Rate, named, rates_of
+from perdure.actor.rate import By, Rate, RateOrRates, named, rates_of
 from perdure.base.errors import DefinitionError, PerdureError, RateLimitError
 from perdure.base.gcra import NS_PER_S, Policy, Verdict
 from perdure.runtime.rates import Rates
@@ -133,7 +133,7 @@ class RatesOfRoutes:
         self._limiter = limiter
         self._by_name: dict[str, Rate] = {}
 
-    def of(self, own: Rate | Sequence[Rate] | None, route: str) -> RouteRates | None:
+    def of(self, own: RateOrRates | None, route: str) -> RouteRates | None:
         """What to ask for each request of this route; None if it has no rates.
 
         Raises DefinitionError if another rate with one of their names differs.

@@ -2,13 +2,14 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 from starlette.requests import HTTPConnection
+from tests.unit.web.test_live_asgi import under_uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -323,7 +324,12 @@ async def test_functions_have_rates_too_and_the_app_one_for_all_routes() -> None
 
 @async_test
 async def test_a_live_view_counts_when_it_is_opened() -> None:
-    async with _served(App(Shelf, store="memory:")) as port:
+    for serve in (_served, under_uvicorn):
+        await _counts_openings(serve)
+
+
+async def _counts_openings(serve: Callable[[App], AbstractAsyncContextManager[int]]) -> None:
+    async with serve(App(Shelf, store="memory:")) as port:
         url = f"127.0.0.1:{port}/shelf/a/watched"
         async with connect(f"ws://{url}/live") as watching:
             response = watching.response
