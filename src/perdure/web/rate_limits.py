@@ -18,7 +18,7 @@ import ipaddress
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from perdure.actor.model import Caller
 from perdure.actor.rate import By, Rate, RateOrRates, named, rates_of
@@ -79,7 +79,8 @@ class RouteRates:
         caller: Caller | None,
         key: str,
     ) -> None:
-        """The same from one group on, waiting for other processes."""
+        """The same from one place on, with waiting. What was decided before it stays: to begin anew
+        would count twice."""
         for by, policies in self._groups[place:]:
             subject = _subject_of(by, exchange, caller, key)
             if subject is None:
@@ -110,7 +111,7 @@ class RouteRates:
         ]
         exchange.lines += b"ratelimit: %b\r\n%b" % (b", ".join(items), self._policy_line)
 
-    def _refuse(self, exchange: "Exchange", decided: list[_Decided]) -> None:
+    def _refuse(self, exchange: "Exchange", decided: list[_Decided]) -> NoReturn:
         for subject, policies, verdict in decided[:-1]:
             self._limiter.give_back(subject, policies, verdict)
         _, policies, verdict = decided[-1]
