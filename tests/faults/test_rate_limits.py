@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
@@ -144,6 +145,31 @@ def test_an_owner_that_is_killed_costs_each_caller_at_most_one_more_burst(
         # of keys whose bucket the other owner has, and of those of the dead one
         assert set(_allowed_of_each(clients, of=2 * LIMIT)) == {0, LIMIT}
         assert set(_allowed_of_each(clients, of=2 * LIMIT)) == {0}
+
+
+def test_an_owner_that_freezes_makes_nobody_wait_for_long_and_costs_one_burst_for_each_process(
+    database: Database, tmp_path: Path
+) -> None:
+    options = _options(database.url, 2)
+    app = APP.replace("rate_wait_s=20.0", "rate_wait_s=0.3")
+    with Supervised(tmp_path, app, options=options) as run, ExitStack() as stack:
+        run.wait_for_log("Perdure is serving")
+        until(lambda: _is_settled(database), "shards that are shared out")
+        clients = Clients(run, stack)
+        assert _allowed_of_each(clients, of=LIMIT) == [LIMIT] * len(KEYS)
+        frozen = run.pid_of("state-1")
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            took_s, allowed = [], []
+            for key in KEYS:
+                began_s = time.monotonic()
+                allowed.append(clients.ask(f"/quote/{key}", LIMIT).count(200))
+                took_s.append(time.monotonic() - began_s)
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        assert min(allowed) == 0  # of the other owner's
+        assert LIMIT <= max(allowed) <= 3 * LIMIT  # two processes by themselves, and the next owner
+        assert max(took_s) < 3.0  # no lease was waited for
 
 
 def _allowed_of_each(clients: Clients, *, of: int) -> list[int]:
