@@ -30,6 +30,7 @@ class Outcome:
     begun_s: float
     ended_s: float
     trouble: str = ""  # empty: the right answer came, whole
+    had_begun: bool = False  # the head of the right answer had come: nobody may send it again
 
 
 @dataclass
@@ -61,9 +62,11 @@ class Caller:
     def __init__(self, ports: list[int]) -> None:
         self._ports = ports
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.has_head = False  # of the answer to the last question
 
     async def ask(self, kind: str, name: str) -> None:
         """Raises Broken unless the right answer comes."""
+        self.has_head = False
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._ask(kind, name.encode())
@@ -84,6 +87,7 @@ class Caller:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if head[9:12] != b"200":
             raise Broken(f"status {head[9:12].decode()}")
+        self.has_head = True
         if b"transfer-encoding: chunked" in head:
             content = await _chunks(reader)
         else:
@@ -207,6 +211,8 @@ class Load:
             await caller.ask(kind, name)
         except Broken as error:
             trouble = str(error)
-        self.record.outcomes.append(Outcome(kind, begun_s, time.monotonic(), trouble))
+        self.record.outcomes.append(
+            Outcome(kind, begun_s, time.monotonic(), trouble, caller.has_head)
+        )
         if trouble:
             await asyncio.sleep(0.01)

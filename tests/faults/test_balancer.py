@@ -57,19 +57,22 @@ def under_way(outcome: Outcome, moments_s: list[float]) -> bool:
 def told(scenario: str, injected: str, record: Record) -> None:
     """Note it for docs/reliability.md."""
     counts = record.counts()
-    broken = [one for one in record.failed() if one.kind in STREAMS]
+    cut = [one for one in record.failed() if one.had_begun or one.kind in STREAMS]
+    whole = [one for one in record.failed() if one not in cut]
+    repeatable = [one for one in whole if one.kind in REPEATABLE]
     note(
         f"Balancer: {scenario}",
         injected,
         f"{counts.total():,} requests and streams, {record.retries} sent again; failed: "
-        f"{len(record.failed(REPEATABLE))} that may be repeated, {len(record.failed(['plain']))} "
-        f"other POSTs, {len(broken)} streams broken off",
+        f"{len(repeatable)} that may be repeated, {len(whole) - len(repeatable)} other POSTs, "
+        f"{len(cut)} streams and answers broken off",
     )
 
 
 def assert_only_victims_failed(record: Record, kills_s: list[float]) -> None:
-    """Of what may not be repeated only what was under way at a kill."""
-    assert not record.failed(REPEATABLE), record.failed(REPEATABLE)[:5]
+    """Only what was under way at a kill, and may not be repeated or was being answered."""
+    repeatable = [one for one in record.failed(REPEATABLE) if not one.had_begun]
+    assert not repeatable, repeatable[:5]
     others = [one for one in record.failed() if not under_way(one, kills_s)]
     assert not others, others[:5]
 
