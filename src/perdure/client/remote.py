@@ -23,7 +23,7 @@ from perdure.web.problems import TYPE_PREFIX, error_of, kind_of
 try:
     import httpx
 
-    from perdure.client.transport import Request, Transport, new_key
+    from perdure.client.transport import ServerCall, Transport, new_key
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"perdure.Client needs {error.name}, which is not installed; pip install 'perdure[client]'",
@@ -134,7 +134,7 @@ class Client:
     ) -> Any:
         """Run one call on the server; see `CallRouter.call`."""
         arguments = method.arguments_from_python(positional, named)
-        request = Request(
+        request = ServerCall(
             method="POST",
             path=_path_of(method, key, method.name),
             query={},

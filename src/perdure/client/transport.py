@@ -26,8 +26,8 @@ import httpx
 
 from perdure.base.merge_patch import apply
 
-Problem = dict[str, Any]  # RFC 9457
-ErrorOf = Callable[[Problem], Exception]
+ProblemDocument = dict[str, Any]  # RFC 9457
+ErrorOfProblem = Callable[[ProblemDocument], Exception]
 
 PROBLEM_TYPE = "urn:perdure:problem:"
 CONNECT_S = 5.0
@@ -42,7 +42,7 @@ CONNECTIONS_MAX = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ServerCall:
     """One call, as it goes to the server."""
 
     method: str
@@ -63,10 +63,10 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class FailedAttempt:
     """Why an attempt gave no result."""
 
-    problem: Problem
+    problem: ProblemDocument
     may_pass: bool = False  # another attempt may have a result
     was_sent: bool = True
     may_be_done: bool = False
@@ -108,7 +108,7 @@ class Transport:
 
     # -- calls -----------------------------------------------------------------------------------
 
-    async def call(self, request: Request, error_of: ErrorOf) -> bytes:
+    async def call(self, request: ServerCall, error_of: ErrorOfProblem) -> bytes:
         """The body of the answer; raises what `error_of` makes of a problem."""
         end_s = asyncio.get_running_loop().time() + self._timeout_s
         try:
@@ -116,12 +116,12 @@ class Transport:
                 outcome = await self._attempts(request, end_s)
         except TimeoutError:
             text = f"no answer within {self._timeout_s} s"
-            outcome = Failure(problem=local_problem(504, "deadline", "Deadline passed", text))
-        if isinstance(outcome, Failure):
+            outcome = FailedAttempt(problem=local_problem(504, "deadline", "Deadline passed", text))
+        if isinstance(outcome, FailedAttempt):
             raise error_of(outcome.problem)
         return outcome
 
-    async def _attempts(self, request: Request, end_s: float) -> bytes | Failure:
+    async def _attempts(self, request: ServerCall, end_s: float) -> bytes | FailedAttempt:
         may_be_done = False
         attempt = 0
         while True:
@@ -138,7 +138,7 @@ class Transport:
                 return unanswered(outcome.problem.get("detail")) if in_doubt else outcome
             await asyncio.sleep(pause_s)
 
-    async def _attempt(self, request: Request) -> bytes | Failure:
+    async def _attempt(self, request: ServerCall) -> bytes | FailedAttempt:
         headers = dict(self._headers)
         if request.idempotency_key is not None:
             headers["Idempotency-Key"] = request.idempotency_key
@@ -155,7 +155,7 @@ class Transport:
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             text = f"{self._url} cannot be reached: {error or type(error).__name__}"
             problem = local_problem(503, "unreachable", "Try again later", text)
-            return Failure(problem=problem, may_pass=True, was_sent=False)
+            return FailedAttempt(problem=problem, may_pass=True, was_sent=False)
         except httpx.RequestError as error:
             return unanswered(str(error) or type(error).__name__)
         return response.content if response.is_success else failure_of(response)
@@ -167,7 +167,7 @@ class Transport:
     # -- live views ------------------------------------------------------------------------------
 
     async def values(
-        self, path: str, query: Mapping[str, object], error_of: ErrorOf
+        self, path: str, query: Mapping[str, object], error_of: ErrorOfProblem
     ) -> AsyncIterator[Any]:
         """What a live view shows, as JSON has it: first as it is, then after each change.
 
@@ -195,7 +195,7 @@ class Transport:
             failures = min(failures + 1, 10)
 
     async def _events(
-        self, path: str, query: Mapping[str, object], token: str, error_of: ErrorOf
+        self, path: str, query: Mapping[str, object], token: str, error_of: ErrorOfProblem
     ) -> AsyncGenerator[tuple[str, str, Any], None]:
         headers = {**self._headers, "Accept": "text/event-stream"}
         if token:
@@ -226,7 +226,7 @@ class Transport:
 # -- what came of an attempt ---------------------------------------------------------------------
 
 
-def failure_of(response: httpx.Response) -> Failure:
+def failure_of(response: httpx.Response) -> FailedAttempt:
     """What an answer other than a success means."""
     problem = problem_of(response)
     status, kind = response.status_code, str(problem.get("type"))
@@ -237,7 +237,7 @@ def failure_of(response: httpx.Response) -> Failure:
     may_pass = may_pass or (status == 429 and retry_after_s is not None)
     # any other 503 says that an actor did nothing
     may_be_done = status in {502, 504} or kind == PROBLEM_TYPE + "outcome-unknown"
-    return Failure(
+    return FailedAttempt(
         problem=problem,
         may_pass=may_pass,
         may_be_done=may_be_done,
@@ -245,7 +245,7 @@ def failure_of(response: httpx.Response) -> Failure:
     )
 
 
-def problem_of(response: httpx.Response) -> Problem:
+def problem_of(response: httpx.Response) -> ProblemDocument:
     """The problem document of an answer, or one made up where it has none."""
     try:
         document = response.json()
@@ -257,16 +257,16 @@ def problem_of(response: httpx.Response) -> Problem:
     return {"type": "about:blank", "title": title, "status": response.status_code}
 
 
-def local_problem(status: int, kind: str, title: str, detail: str) -> Problem:
+def local_problem(status: int, kind: str, title: str, detail: str) -> ProblemDocument:
     """A problem that no server told."""
     return {"type": PROBLEM_TYPE + kind, "title": title, "status": status, "detail": detail}
 
 
-def unanswered(why: object) -> Failure:
+def unanswered(why: object) -> FailedAttempt:
     """A call was sent, and nobody knows what became of it."""
     text = f"the call may have been done, there was no answer: {why}"
     problem = local_problem(504, "unanswered", "Deadline passed", text)
-    return Failure(problem=problem, may_pass=True, may_be_done=True)
+    return FailedAttempt(problem=problem, may_pass=True, may_be_done=True)
 
 
 # -- small things --------------------------------------------------------------------------------

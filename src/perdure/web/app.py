@@ -239,6 +239,11 @@ class App(Registration):
         """How many actors of each class are in this process's memory, by the store's class name."""
         return self._node.awake() if self._node else {}
 
+    @property
+    def title(self) -> str:
+        """What its documentation calls it."""
+        return self._docs.about.title
+
     def operations(self) -> list[Operation]:
         """All that can be asked over HTTP, of actors and functions; not of the mounted app."""
         access = signed_in if self.identify else anyone
