@@ -1,13 +1,12 @@
 """Names for the types of an API, which the document and the written clients refer to them by.
 
 Invariants:
-- No two types have one name. Those whose classes are called alike are named with their modules, and
-  those of one module get a number, in the order in which they are met.
+- No two types have one name. Those whose classes are called alike are named with their modules;
+  where that does not help they get numbers, in the order in which they are met.
 - The same types in the same order get the same names.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,11 +28,10 @@ def named_types(described: Iterable[types.Type]) -> dict[Any, Named]:
     while waiting:
         one = waiting.pop(0)
         if isinstance(one, Named):
-            if one.cls not in found:
-                found[one.cls] = one
-                waiting.extend(parts_of(one))
-        else:
-            waiting.extend(parts_of(one))
+            if one.cls in found:
+                continue
+            found[one.cls] = one
+        waiting[:0] = parts_of(one)
     return found
 
 
@@ -73,12 +71,14 @@ def unique_names(
     """
     classes = list(classes)
     taken = set(but)
-    short = Counter(map(_short_name, classes))
+    modules: dict[str, set[str]] = {}
+    for one in classes:
+        modules.setdefault(_short_name(one), set()).add(one.__module__)
     names: dict[Any, str] = {}
     for one in classes:
         name = _short_name(one)
-        if short[name] > 1:
-            name = f"{one.__module__}.{name}"
+        if len(modules[name]) > 1:
+            name = f"{one.__module__.rpartition('.')[2]}.{name}"
         name = wanted = re.sub(f"[^{allowed}]+", "_", name).strip("_") or "Type"
         number = 1
         while name in taken:
