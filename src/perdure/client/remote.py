@@ -18,6 +18,7 @@ from perdure.actor.model import Actor
 from perdure.actor.reference import Reference
 from perdure.base.codec import encode
 from perdure.base.errors import BadArgumentsError, DefinitionError, DomainError, PerdureError
+from perdure.web.openapi_problems import refusals_of
 from perdure.web.problems import TYPE_PREFIX, error_of, kind_of
 
 try:
@@ -185,8 +186,9 @@ class _ErrorOf:
 
     def _application_error(self, problem: dict[str, Any]) -> type[DomainError] | None:
         kind = kind_of(problem)
-        if near := [error for error in self._near() if error.kind == kind]:
-            return near[0]
+        for error in self._near():
+            if error.kind == kind:
+                return error
         loaded = [error for error in _descendants(DomainError) if error.kind == kind]
         if len(loaded) == 1:
             return loaded[0]
@@ -196,7 +198,9 @@ class _ErrorOf:
         return DomainError if is_refusal and is_ours else None
 
     def _near(self) -> Iterator[type[DomainError]]:
-        """The application's errors in the modules that the actor's class is made of."""
+        """The application's errors, nearest first: those that the method names, then those in the
+        modules that the actor's class is made of."""
+        yield from refusals_of(self._method.function)
         bases = self._method.actor_type.actor_class.__mro__
         for name in dict.fromkeys(base.__module__ for base in bases):
             for value in vars(sys.modules[name]).values() if name in sys.modules else ():
