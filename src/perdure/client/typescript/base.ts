@@ -79,7 +79,7 @@ export abstract class Actor {
   }
 
   private _address(name: string): string {
-    return `${this._path}/${encodeURIComponent(this._key)}/${name}`;
+    return `${this._path}/${pathText(this._key)}/${name}`;
   }
 }
 
