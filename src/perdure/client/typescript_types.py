@@ -177,7 +177,7 @@ def _may_be_missing(field: types.Field, owner: Named) -> bool:
     config = getattr(origin, "__struct_config__", None)
     omits = config is not None and config.omit_defaults and not _is_array(owner)
     none = msgspec.NODEFAULT
-    # msgspec lets an attribute of a dataclass unset that is the default of its class, and is not sent
+    # msgspec lets an attribute of a dataclass unset that is a default of its class; it is not sent
     omits = omits or (isinstance(owner, types.DataclassType) and field.default is not none)
     return omits or (field.default is none and field.default_factory is none)
 

@@ -105,7 +105,7 @@ class Transport {
       if (!NOT_SENT.has(code)) return unanswered(String(error));
       const detail = `${this._url} cannot be reached: ${code}`;
       const problem = localProblem(503, "unreachable", "Try again later", detail);
-      return { ...failed(problem), mayPass: true, wasSent: false };
+      return { ...failed(problem), mayPass: true, wasSent: false, mayBeDone: false };
     } finally {
       clearTimeout(timer);
     }
