@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import quote
@@ -67,12 +68,10 @@ class Actor:
         )
         return await _result_of(self._transport, call, result)
 
-    async def _watch(
-        self, name: str, arguments: Mapping[str, object], result: Any
-    ) -> AsyncIterator[Any]:
+    def _watch(self, name: str, arguments: Mapping[str, object], result: Any) -> AsyncIterator[Any]:
         query = _query_of(arguments)
-        async for value in self._transport.values(self._prefix + name, query, _error_of):
-            yield _read(value, result)
+        read = partial(_read, result=result)
+        return self._transport.values(self._prefix + name, query, read, _error_of)
 
 
 ActorClass = TypeVar("ActorClass", bound=Actor)

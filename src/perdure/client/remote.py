@@ -146,15 +146,18 @@ class Client:
         body = await self._transport.call(request, _ErrorOf(method))
         return method.result_from_json(body)
 
-    async def watch(
+    def watch(
         self, method: Method, key: str, positional: tuple[Any, ...], named: dict[str, Any]
     ) -> AsyncIterator[Any]:
         """Follow a live method on the server; see `CallRouter.watch`."""
         arguments = method.arguments_from_python(positional, named)
         name = "live" if method is method.actor_type.live_fields else f"{method.name}/live"
         path = _path_of(method, key, name)
-        async for value in self._transport.values(path, _query_of(arguments), _ErrorOf(method)):
-            yield method.result_from_json(encode(value))
+
+        def read(value: Any) -> Any:
+            return method.result_from_json(encode(value))
+
+        return self._transport.values(path, _query_of(arguments), read, _ErrorOf(method))
 
 
 def _path_of(method: Method, key: str, name: str) -> str:

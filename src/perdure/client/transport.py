@@ -14,8 +14,7 @@ import asyncio
 import json
 import random
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -167,60 +166,88 @@ class Transport:
     # -- live views ------------------------------------------------------------------------------
 
     async def values(
-        self, path: str, query: Mapping[str, object], error_of: ErrorOfProblem
+        self,
+        path: str,
+        query: Mapping[str, object],
+        read: Callable[[Any], Any],
+        error_of: ErrorOfProblem,
     ) -> AsyncIterator[Any]:
-        """What a live view shows, as JSON has it: first as it is, then after each change.
+        """What a live view shows, through `read`: first as it is, then after each change.
 
         A connection that is lost is made anew, after a growing, random wait, and goes on where it
-        was. Raises what `error_of` makes of a problem, unless that passes.
+        was. Raises what `error_of` makes of a problem, unless that passes. It holds no generator of
+        ours within it: who is left by `break` could close those in any order.
         """
         value: Any = None
         token = ""
         failures = 0
         while True:
+            response: httpx.Response | None = None
             try:
-                async with aclosing(self._events(path, query, token, error_of)) as events:
-                    async for name, key, data in events:
+                response = await self._opened(path, query, token)
+                await refuse_failure(response, error_of)
+                buffer = b""
+                async for chunk in response.aiter_bytes():
+                    events, buffer = events_in(buffer + chunk)
+                    for name, key, data in events:
                         failures, token = 0, key or token
                         if name == "error":
-                            if data.get("status") == 503:
-                                break
-                            raise error_of(data)
+                            raise refusal_of(data, error_of)
                         value = data if name == "snapshot" else apply(value, data)
-                        yield value
+                        yield read(value)
             except httpx.RequestError:
                 pass
+            finally:
+                if response is not None:
+                    await response.aclose()
             pause_s = min(LIVE_PAUSE_S * 2**failures, LIVE_PAUSE_MAX_S)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
             failures = min(failures + 1, 10)
 
-    async def _events(
-        self, path: str, query: Mapping[str, object], token: str, error_of: ErrorOfProblem
-    ) -> AsyncGenerator[tuple[str, str, Any], None]:
+    async def _opened(self, path: str, query: Mapping[str, object], token: str) -> httpx.Response:
         headers = {**self._headers, "Accept": "text/event-stream"}
         if token:
             headers["Last-Event-ID"] = token
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-        async with self._http.stream(
-            "GET", self._address(path, query), headers=headers, timeout=timeout
-        ) as response:
-            if not response.is_success:
-                await response.aread()
-                failure = failure_of(response)
-                if not failure.may_pass:
-                    raise error_of(failure.problem)
-                return
-            # not by aiter_lines, which takes characters within JSON for ends of lines
-            buffer = b""
-            async for chunk in response.aiter_bytes():
-                *blocks, buffer = (buffer + chunk).split(b"\n\n")
-                for block in blocks:
-                    fields = dict(line.partition(b": ")[::2] for line in block.split(b"\n"))
-                    if b"data" in fields:
-                        name, key = fields.get(b"event", b""), fields.get(b"id", b"")
-                        yield name.decode(), key.decode(), json.loads(fields[b"data"])
-                if len(buffer) > EVENT_BYTES_MAX:
-                    raise httpx.RemoteProtocolError("an event is too large")
+        address = self._address(path, query)
+        request = self._http.build_request("GET", address, headers=headers, timeout=timeout)
+        return await self._http.send(request, stream=True)
+
+
+# -- live views ----------------------------------------------------------------------------------
+
+
+def events_in(data: bytes) -> tuple[list[tuple[str, str, Any]], bytes]:
+    """The events that are complete, as name, id and data; and what there is of the next one."""
+    *blocks, rest = data.split(b"\n\n")
+    if len(rest) > EVENT_BYTES_MAX:
+        raise httpx.RemoteProtocolError("an event is too large")
+    found = []
+    for block in blocks:
+        # not by str.splitlines, which takes characters within JSON for ends of lines
+        fields = dict(line.partition(b": ")[::2] for line in block.split(b"\n"))
+        if b"data" in fields:
+            name, key = fields.get(b"event", b""), fields.get(b"id", b"")
+            found.append((name.decode(), key.decode(), json.loads(fields[b"data"])))
+    return found, rest
+
+
+async def refuse_failure(response: httpx.Response, error_of: ErrorOfProblem) -> None:
+    """Raise what stands for an answer that is no stream: a RequestError if it may pass."""
+    if response.is_success:
+        return
+    await response.aread()
+    failure = failure_of(response)
+    if failure.may_pass:
+        raise httpx.RemoteProtocolError(f"status {response.status_code}")
+    raise error_of(failure.problem)
+
+
+def refusal_of(problem: ProblemDocument, error_of: ErrorOfProblem) -> Exception:
+    """What an event tells that ends a stream: a RequestError if it may pass."""
+    if problem.get("status") == 503:
+        return httpx.RemoteProtocolError("the view ended for now")
+    return error_of(problem)
 
 
 # -- what came of an attempt ---------------------------------------------------------------------
