@@ -95,8 +95,9 @@ def _structs(info: Any, known: dict[Any, Strategy]) -> Strategy:
         strategy = _strategy(field.type, known)
         (required if field.required else optional)[field.encode_name] = strategy
     tag = {} if getattr(info, "tag", None) is None else {info.tag_field: info.tag}
+    made: Strategy
     if getattr(info, "array_like", False):
-        elements = [*map(st.just, list(tag.values())), *required.values(), *optional.values()]
+        elements = [*map(st.just, tag.values()), *required.values(), *optional.values()]
         made = st.tuples(*elements).map(list)
     else:
         members = st.fixed_dictionaries(required, optional=optional)
