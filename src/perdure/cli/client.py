@@ -26,8 +26,9 @@ _Output = Annotated[
 def python(target: _Target, output: _Output = None) -> None:
     """Write a module for Python 3.11 and later; it needs httpx and nothing else.
 
-    For who cannot import the app's classes. Who can uses `perdure.Client`. The same app gives the
-    same file. A file that this command wrote is replaced, another is not.
+    For who cannot import the app's classes; who can uses `perdure.Client`.
+
+    The same app gives the same file. No file is replaced that this command did not write.
 
     Example: perdure client python app.py -o shop_client.py
     """
@@ -40,7 +41,7 @@ def python(target: _Target, output: _Output = None) -> None:
 def typescript(target: _Target, output: _Output = None) -> None:
     """Write a module for browsers and Node.js 20 and later; it needs nothing else.
 
-    The same app gives the same file. A file that this command wrote is replaced, another is not.
+    The same app gives the same file. No file is replaced that this command did not write.
 
     Example: perdure client typescript app.py -o shop_client.ts
     """

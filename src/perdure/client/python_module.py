@@ -33,7 +33,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 """
 _LINE_MAX = 100
-_HEAD = '''"""{title}
+_HEAD = '''"""A typed client of {title}.
 
 Written by `perdure client python`. Do not change it: write it anew when the app has changed.
 It needs Python 3.11 or later, and httpx.

@@ -85,11 +85,13 @@ class Transport:
         attempts_max: int,
         http: httpx.AsyncClient | None,
     ) -> None:
-        if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("that is no server's address; write it like http://localhost:8000")
         if not timeout_s > 0 or attempts_max < 1:
             raise ValueError("timeout_s must be above zero, and attempts_max at least 1")
         self._url = url.rstrip("/")
+        self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # without a password
         self._headers = dict(headers or {})
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -152,7 +154,7 @@ class Transport:
                 timeout=httpx.Timeout(ATTEMPT_S, connect=CONNECT_S),
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            text = f"{self._url} cannot be reached: {error or type(error).__name__}"
+            text = f"{self._shown} cannot be reached: {error or type(error).__name__}"
             problem = local_problem(503, "unreachable", "Try again later", text)
             return FailedAttempt(problem=problem, may_pass=True, was_sent=False)
         except httpx.RequestError as error:

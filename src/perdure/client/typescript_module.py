@@ -20,7 +20,7 @@ from perdure.client.typescript_types import (
     member,
 )
 
-_HEAD = """// {title}
+_HEAD = """// A typed client of {title}.
 //
 // Written by `perdure client typescript`. Do not change it: write it anew when the app has changed.
 // It runs in browsers and in Node.js 20 and later, and needs nothing else.

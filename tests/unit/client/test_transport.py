@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from perdure import (
     Actor,
@@ -22,6 +24,7 @@ from perdure import (
     expose,
     read,
 )
+from perdure.base.keys import key_of_path_segment, normalize_key
 from perdure.client.transport import ServerCall, Transport, seconds_of
 from perdure.testing import async_test
 
@@ -231,6 +234,24 @@ async def test_what_http_lets_be_repeated_is_sent_again() -> None:
     for method in ("GET", "PUT", "DELETE"):
         script = Script(LOST, problem(503, "stopping"), ok)
         assert await _sent(script, method) == "7"
+
+
+@given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=60))
+def test_every_key_arrives_as_it_was(key: str) -> None:
+    assume(key not in {".", ".."})
+    script = Script(ok)
+    asyncio.run(script.client().at(Till, key).view())
+    _, route, segment, method = script.requests[0].url.raw_path.split(b"/")
+    assert (route, method) == (b"till", b"view")
+    assert key_of_path_segment(segment) == normalize_key(key)
+
+
+@async_test
+async def test_a_password_in_the_address_is_not_told() -> None:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(Script(NO_CONNECTION)))
+    client = Client("http://me:secret@shop:81/a", http=http, attempts_max=1)
+    with pytest.raises(UnreachableError, match=r"^http://shop:81 cannot be reached"):
+        await client.at(Till, "a").view()
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:

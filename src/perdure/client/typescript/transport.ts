@@ -36,7 +36,7 @@ class Transport {
   private readonly _fetch: typeof fetch;
 
   constructor(url: string, options: ClientOptions) {
-    if (!/^https?:\/\/[^/]/.test(url) && (url !== "" || typeof location === "undefined")) {
+    if (!/^https?:\/\/[^/@]+(\/|$)/.test(url) && (url !== "" || typeof location === "undefined")) {
       throw new TypeError("that is no server's address; write it like http://localhost:8000");
     }
     this._url = url.replace(/\/+$/, "");
