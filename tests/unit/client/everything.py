@@ -21,9 +21,17 @@ from typing import (  # noqa: UP035  # List: for where a field or method hides t
 )
 
 import msgspec
+from hypothesis import HealthCheck, Phase, settings
 from tests.unit.web.live_serving import serving
 
 from perdure import Actor, App, Docs, DomainError, expose, live, read
+
+# a value with everything in it takes minutes to shrink, and a large one says enough
+QUICK = settings(
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 
 Item = TypeVar("Item")
 

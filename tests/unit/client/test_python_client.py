@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from tests.unit.client.everything import Everything, everything_served
+from hypothesis import given, settings
+from tests.unit.client.everything import QUICK, Everything, everything_served
 from tests.unit.client.writing import check, loaded, python_text
 
 from perdure import Actor, App, expose
@@ -64,7 +64,7 @@ def test_the_same_app_gives_the_same_bytes() -> None:
     assert texts == {python_text()}
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
+@settings(QUICK, max_examples=200)
 @given(values=json_values(Everything))
 def test_every_value_survives_the_way_through_the_written_types(
     written: ModuleType, values: Any

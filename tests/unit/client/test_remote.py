@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from starlette.requests import HTTPConnection
-from tests.unit.client.everything import Everything, Größe, everything_app, everything_served
+from tests.unit.client.everything import QUICK, Everything, Größe, everything_app, everything_served
 from tests.unit.client.everything import Taken as TakenElsewhere
 from tests.unit.web.live_serving import Board, serving, until
 
@@ -83,7 +83,7 @@ def test_to_a_type_checker_a_reference_is_the_class(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
+@settings(QUICK, max_examples=20)
 @given(values=json_values(Everything))
 def test_every_value_survives_the_way_there_and_back(values: Any) -> None:
     value = msgspec.json.decode(msgspec.json.encode(values), type=Everything)

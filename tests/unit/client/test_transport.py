@@ -201,9 +201,8 @@ def _refused(problem: dict[str, Any]) -> Exception:
     return LookupError(problem["type"].rpartition(":")[2])
 
 
-async def _sent(script: Script, method: str) -> str:
-    """What came of a call of a plain function."""
-    transport = Transport(
+def _transport(script: Script) -> Transport:
+    return Transport(
         "http://shop",
         token=None,
         headers=None,
@@ -211,8 +210,14 @@ async def _sent(script: Script, method: str) -> str:
         attempts_max=3,
         http=httpx.AsyncClient(transport=httpx.MockTransport(script)),
     )
+
+
+async def _sent(script: Script, method: str) -> str:
+    """What came of a call of a plain function."""
     try:
-        body = await transport.call(ServerCall(method=method, path="/order", query={}), _refused)
+        body = await _transport(script).call(
+            ServerCall(method=method, path="/order", query={}), _refused
+        )
     except LookupError as error:
         return str(error)
     return body.decode()
@@ -244,6 +249,28 @@ def test_every_key_arrives_as_it_was(key: str) -> None:
     _, route, segment, method = script.requests[0].url.raw_path.split(b"/")
     assert (route, method) == (b"till", b"view")
     assert key_of_path_segment(segment) == normalize_key(key)
+
+
+def _stream(*events: str) -> httpx.Response:
+    return httpx.Response(200, text="retry: 1\n\n" + "".join(f"{one}\n\n" for one in events))
+
+
+@async_test
+async def test_a_view_goes_on_where_it_was_and_an_event_that_was_cut_does_not_count() -> None:
+    first = _stream('id: a\nevent: snapshot\ndata: {"n":1,"m":"\u2028"}', ":")
+    cut = _stream('id: b\nevent: patch\ndata: {"n":2}').text + 'id: c\nevent: patch\ndata: {"n"'
+    last = _stream('id: d\nevent: patch\ndata: {"n":3,"m":null}')
+    script = Script(first, httpx.Response(200, text=cut), httpx.Response(503), LOST, last)
+    transport = _transport(script)
+    seen = []
+    async for value in transport.values("/a/live", {"n": 1}, lambda value: value, _refused):
+        seen.append(value)
+        if len(seen) == 3:
+            break
+    assert seen == [{"n": 1, "m": "\u2028"}, {"n": 2, "m": "\u2028"}, {"n": 3}]
+    held = [request.headers.get("last-event-id") for request in script.requests]
+    assert held == [None, "a", "b", "b", "b"]
+    assert {str(request.url) for request in script.requests} == {"http://shop/a/live?n=1"}
 
 
 @async_test

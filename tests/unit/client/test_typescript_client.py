@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.client.compiling import compile_typescript, needs_typescript, run_node
-from tests.unit.client.everything import Everything, everything_served
+from tests.unit.client.everything import QUICK, Everything, everything_served
 from tests.unit.client.test_python_client import SAMPLE
 from tests.unit.client.writing import typescript_text
 
@@ -30,7 +30,7 @@ NODE = "declare const process: { argv: string[] };\nconst url = process.argv[2] 
 
 
 @needs_typescript
-@settings(deadline=None, max_examples=1, suppress_health_check=list(HealthCheck))
+@settings(QUICK, max_examples=1)
 @given(st.lists(json_values(Everything), min_size=30, max_size=30))
 def test_the_compiler_takes_what_a_server_sends_and_takes(tmp_path: Path, samples: Any) -> None:
     values = [msgspec.json.decode(msgspec.json.encode(one), type=Everything) for one in samples]
@@ -41,6 +41,32 @@ def test_the_compiler_takes_what_a_server_sends_and_takes(tmp_path: Path, sample
         f"{IMPORT}"
         f"export const received: api.Everything[] = {received};\n"
         f"export const sent: api.EverythingInput[] = {sent};\n"
+    )
+    assert compile_typescript(tmp_path) == ""
+
+
+@needs_typescript
+def test_types_are_no_wider_than_what_is_sent(tmp_path: Path) -> None:
+    exact = {
+        "n": "null",
+        "b": "boolean",
+        "lit": 'null | 1 | "x"',
+        "opt": "string | null",
+        "tup": "[number, string]",
+        "colour": '"red" | "blue"',
+        "level": "1 | 2",
+        "uni": "number | string | number[]",
+        "by_number": "Record<string, string>",
+    }
+    (tmp_path / "client.ts").write_text(typescript_text())
+    (tmp_path / "use.ts").write_text(
+        f"{IMPORT}"
+        "type Is<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2)\n"
+        "  ? true : never;\n"
+        + "".join(
+            f"export const {name}_is: Is<api.Everything['{name}'], {wanted}> = true;\n"
+            for name, wanted in exact.items()
+        )
     )
     assert compile_typescript(tmp_path) == ""
 
