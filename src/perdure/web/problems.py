@@ -19,6 +19,7 @@ from perdure.base.errors import (
     DomainError,
     MethodNotAllowedError,
     PerdureError,
+    RateLimitError,
     RequestRunningError,
     UniqueError,
 )
@@ -88,6 +89,8 @@ def error_of(document: dict[str, Any], known: type[DomainError] | None = None) -
         "field": document.get("field"),
         "problem": document,
     }
+    if isinstance(error, RateLimitError):
+        error.policies = tuple(document.get("violated-policies", ()))
     return error
 
 
@@ -100,7 +103,11 @@ def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
     extensions: dict[str, object] = {}
     if isinstance(error, BadArgumentsError | UniqueError) and error.field is not None:
         extensions["field"] = error.field
+    if isinstance(error, RateLimitError):
+        extensions["violated-policies"] = error.policies
     body = problem(status, error.kind, title, str(error) or None, **extensions)
+    if isinstance(error, RateLimitError):
+        return status, body, b"retry-after: %d\r\n" % error.retry_after_s
     if isinstance(error, MethodNotAllowedError):
         return status, body, b"allow: %b\r\n" % error.allowed.encode("ascii")
     if status == 401:
