@@ -174,8 +174,9 @@ def test_an_app_without_types_errors_or_functions_is_written_too(tmp_path: Path)
         async def wave(self) -> None: ...
 
     (tmp_path / "tiny.py").write_text(python_text(App(Tiny)))
-    check(PYTHON, "-m", "mypy", "--strict", "tiny.py", folder=tmp_path)
-    check(PYTHON.with_name("ruff"), "check", "--isolated", "tiny.py", folder=tmp_path)
+    (tmp_path / "none.py").write_text(python_text(App()))
+    check(PYTHON, "-m", "mypy", "--strict", "tiny.py", "none.py", folder=tmp_path)
+    check(PYTHON.with_name("ruff"), "check", "--isolated", ".", folder=tmp_path)
 
 
 SAMPLE = json.loads(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from perdure import Actor, App, expose
 from perdure.testing import async_test
 from perdure.testing.json_strategies import json_values
 
+compiling_test = partial(async_test, within_s=100.0)  # the compiler takes its time
 ROOT = Path(__file__).parents[3]
 IMPORT = 'import * as api from "./client.js";\n'
 # what a program needs of Node.js, without its types
@@ -113,6 +115,7 @@ def test_an_app_without_types_errors_or_functions_is_written_too(tmp_path: Path)
         async def wave(self) -> None: ...
 
     (tmp_path / "tiny.ts").write_text(typescript_text(App(Tiny)))
+    (tmp_path / "none.ts").write_text(typescript_text(App()))
     assert compile_typescript(tmp_path) == ""
 
 
@@ -141,7 +144,7 @@ async def _server(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
 
 
 @needs_typescript
-@async_test
+@compiling_test
 async def test_calls_under_node_have_results_and_errors(tmp_path: Path) -> None:
     program = """
     const client = new api.Client(url + "/", { timeoutMs: 20_000 });
@@ -183,7 +186,7 @@ async def test_calls_under_node_have_results_and_errors(tmp_path: Path) -> None:
 
 
 @needs_typescript
-@async_test
+@compiling_test
 async def test_live_views_are_followed_and_left_under_node(tmp_path: Path) -> None:
     program = """
     const größe = new api.Client(url).at(api.Größe, "a");
@@ -214,7 +217,7 @@ async def test_live_views_are_followed_and_left_under_node(tmp_path: Path) -> No
 
 
 @needs_typescript
-@async_test
+@compiling_test
 async def test_only_what_may_be_repeated_is_sent_again(tmp_path: Path) -> None:
     program = """
     type Call = (client: api.Client) => Promise<unknown>;
