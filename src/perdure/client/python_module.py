@@ -18,6 +18,7 @@ from perdure.base.errors import PerdureError
 from perdure.client import python_base, python_values, transport, unset
 from perdure.client.api import ActorApi, Api, Call, Parameter, standard_errors
 from perdure.client.python_types import PythonTypes, documented, quoted
+from perdure.web.type_names import free_name
 
 _FIRST = (unset, python_base)  # what the App's classes derive from
 _LAST = (python_values, transport)
@@ -38,7 +39,7 @@ _HEAD = '''"""A typed client of {title}.
 Written by `perdure client python`. Do not change it: write it anew when the app has changed.
 It needs Python 3.11 or later, and httpx.
 
-    async with {client}("http://localhost:8000") as client:
+    async with Client("http://localhost:8000") as client:
         {example}
 """'''
 
@@ -60,12 +61,11 @@ class _Writer:
         self._errors = [*api.domain_errors, *standard_errors()]
         copied = _names_in(_OWN_IMPORTS, *map(inspect.getsource, (*_FIRST, *_LAST)), _patch())
         taken = {*copied, "builtins", "Client", *dir(builtins)}
-        self._actor_names = [_free(actor.name, taken) for actor in api.actors]
-        self._error_names = [_free(error.__name__, taken) for error in api.domain_errors]
+        self._actor_names = [free_name(actor.name, taken) for actor in api.actors]
+        self._error_names = [free_name(error.__name__, taken) for error in api.domain_errors]
         self._types = PythonTypes(api.types, taken)
         taken |= set(self._types.names.values())
-        self._error_names += [_free(error.__name__, taken) for error in standard_errors()]
-        self._taken = taken
+        self._error_names += [free_name(error.__name__, taken) for error in standard_errors()]
 
     def module(self, title: str) -> str:
         """All of it."""
@@ -78,7 +78,7 @@ class _Writer:
         ]
         builtin = "import builtins" if any("builtins." in one for one in own) else ""
         sections = [
-            _HEAD.format(title=title, client="Client", example=self._example()),
+            _HEAD.format(title=title, example=self._example()),
             _imports(_OWN_IMPORTS, builtin, *map(inspect.getsource, (*_FIRST, *_LAST))),
             *map(_body_of, _FIRST),
             *own,
@@ -92,24 +92,24 @@ class _Writer:
     def _error(self, error: type[PerdureError], name: str) -> str:
         text = inspect.cleandoc(vars(error).get("__doc__") or "")
         lines = documented(text.split("\n\n")[0])
-        return "\n".join([f"class {name}(ApiError):", *lines, f'    kind = "{error.kind}"'])
+        return "\n".join([f"class {name}(ApiError):", *lines, f"    kind = {quoted(error.kind)}"])
 
     def _actor(self, actor: ActorApi, name: str) -> str:
         taken: set[str] = set()
         parts = [f"class {name}(Actor):", *documented(inspect.cleandoc(actor.documentation))]
         parts.append(f"    _path = {quoted(actor.path)}")
-        names = [_free(self._types.local_name(call.name), taken) for call in actor.calls]
+        names = [free_name(self._types.local_name(call.name), taken) for call in actor.calls]
         methods = [
             self._method(call, one, taken) for call, one in zip(actor.calls, names, strict=True)
         ]
         return "\n\n".join(["\n".join(parts), *methods])
 
     def _method(self, call: Call, name: str, hidden: Iterable[str]) -> str:
-        """A method of an actor, hidden by which are the names of its other methods."""
+        """A method of an actor; `hidden` are the names that the methods of its class take."""
         path = call.operation.path.partition("/{key}/")[2]
         members = self._members(call.arguments, in_query=call.operation.is_live)
         hint = self._types.annotation(call.result)
-        given = f"{quoted(_encoded(path))}, {members}, {hint}"
+        given = f"{quoted(quote(path))}, {members}, {hint}"
         shown = self._types.annotation(call.result, hidden)
         if call.operation.is_live:
             head = self._head(f"def {name}", call.arguments, f"AsyncIterator[{shown}]", hidden)
@@ -121,7 +121,7 @@ class _Writer:
     def _client(self, title: str) -> str:
         taken = {name for name in vars(python_base.BaseClient) if not name.startswith("_")}
         parts = [f'class Client(BaseClient):\n    """The client of {title}."""']
-        names = [_free(self._types.local_name(one.name), taken) for one in self._api.functions]
+        names = [free_name(self._types.local_name(one.name), taken) for one in self._api.functions]
         for call, name in zip(self._api.functions, names, strict=True):
             parts.append(self._function(call, name, taken))
         return "\n\n".join(parts)
@@ -173,7 +173,7 @@ class _Writer:
     def _path_part(self, part: str) -> str:
         if part.startswith("{"):
             return f"{{_path_text({self._types.argument_name(part[1:-1])})}}"
-        return _encoded(part)
+        return quote(part)
 
     def _example(self) -> str:
         if self._api.actors:
@@ -204,20 +204,6 @@ def _section(title: str, parts: Iterable[str]) -> list[str]:
 
 def _one_line(text: str) -> str:
     return " ".join(text.replace("\\", "").replace('"', "'").split())
-
-
-def _free(wanted: str, taken: set[str]) -> str:
-    """The name, or one like it that is not taken; takes it."""
-    name, number = wanted, 1
-    while name in taken:
-        number += 1
-        name = f"{wanted}_{number}"
-    taken.add(name)
-    return name
-
-
-def _encoded(path: str) -> str:
-    return quote(path)
 
 
 def _takes_none(described: types.Type) -> bool:

@@ -4,7 +4,7 @@ Classes become dataclasses rather than TypedDicts: dates, decimals and the like 
 are, fields have their defaults, attributes read better than keys, and a union can be told apart.
 What is a TypedDict in the app stays one, since its keys may be missing, or be any text.
 
-Where a name is taken, or is a keyword, it gets a `_`; the wire keeps the app's.
+Where a name is a keyword, or means something else there, it gets a `_`; the wire keeps the app's.
 """
 
 import builtins

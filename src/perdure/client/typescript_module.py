@@ -19,6 +19,7 @@ from perdure.client.typescript_types import (
     documented,
     member,
 )
+from perdure.web.type_names import free_name
 
 _HEAD = """// A typed client of {title}.
 //
@@ -53,13 +54,13 @@ class _Writer:
         self._api = api
         self._base, self._transport = _copied("base.ts"), _copied("transport.ts")
         taken = {*_DECLARED.findall(self._base + self._transport), "Client", "ERRORS", *RESERVED}
-        self._actor_names = [_free(actor.name, taken) for actor in api.actors]
-        self._error_names = [_free(error.__name__, taken) for error in api.domain_errors]
+        self._actor_names = [free_name(actor.name, taken) for actor in api.actors]
+        self._error_names = [free_name(error.__name__, taken) for error in api.domain_errors]
         calls = [call for actor in api.actors for call in actor.calls] + api.functions
         sent = [one.type for call in calls for one in (*call.in_path, *call.arguments)]
         self._types = TypescriptTypes(api.types, taken, sent, [call.result for call in calls])
         taken |= self._types.all_names
-        self._error_names += [_free(error.__name__, taken) for error in standard_errors()]
+        self._error_names += [free_name(error.__name__, taken) for error in standard_errors()]
 
     def module(self, title: str) -> str:
         """All of it."""
@@ -94,7 +95,7 @@ class _Writer:
         taken = {"constructor", "then"}  # the latter would make it a promise to `await`
         parts = [f"  protected readonly _path = {constant(actor.path)};"]
         for call in actor.calls:
-            parts.append(self._method(call, _free(call.name, taken)))
+            parts.append(self._method(call, free_name(call.name, taken)))
         head = [
             *documented(inspect.cleandoc(actor.documentation)),
             f"export class {name} extends Actor {{",
@@ -112,7 +113,7 @@ class _Writer:
 
     def _client(self, title: str) -> str:
         taken = {"constructor", "then", "at"}
-        parts = [self._function(one, _free(one.name, taken)) for one in self._api.functions]
+        parts = [self._function(one, free_name(one.name, taken)) for one in self._api.functions]
         head = [
             f"/** The client of {title.replace('*/', '')}. */",
             "export class Client extends BaseClient {",
@@ -182,12 +183,3 @@ def _copied(name: str) -> str:
 def _section(title: str, parts: Iterable[str]) -> list[str]:
     found = list(parts)
     return [f"// -- {title} ".ljust(_LINE_MAX, "-"), *found] if found else []
-
-
-def _free(wanted: str, taken: set[str]) -> str:
-    """The name, or one like it that is not taken; takes it."""
-    name = wanted
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

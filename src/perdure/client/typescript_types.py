@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect as types
 
 from perdure.client.python_types import doc_of
-from perdure.web.type_names import Named, named_types, parts_of, unique_names
+from perdure.web.type_names import Named, free_name, named_types, parts_of, unique_names
 
 _PLAIN: dict[type[types.Type], str] = {
     types.NoneType: "null",
@@ -73,7 +73,7 @@ class TypescriptTypes:
         self._sent, self._received = named_types(sent), named_types(received)
         in_use = {*self.names.values(), *taken}
         self._input_names = {
-            cls: _free(f"{self.names[cls]}Input", in_use) for cls in self._two_forms
+            cls: free_name(f"{self.names[cls]}Input", in_use) for cls in self._two_forms
         }
         self.all_names = {*self.names.values(), *self._input_names.values()}
 
@@ -209,10 +209,3 @@ def _held_by(described: types.Type) -> set[Any]:
         else:
             waiting.extend(parts_of(one))
     return found
-
-
-def _free(wanted: str, taken: set[str]) -> str:
-    while wanted in taken:
-        wanted += "_"
-    taken.add(wanted)
-    return wanted

@@ -79,14 +79,19 @@ def unique_names(
         name = _short_name(one)
         if len(modules[name]) > 1:
             name = f"{one.__module__.rpartition('.')[2]}.{name}"
-        name = wanted = re.sub(f"[^{allowed}]+", "_", name).strip("_") or "Type"
-        number = 1
-        while name in taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        taken.add(name)
-        names[one] = name
+        name = re.sub(f"[^{allowed}]+", "_", name).strip("_") or "Type"
+        names[one] = free_name(name, taken)
     return names
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """The name, or one like it that is not taken; takes it."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name
 
 
 def _short_name(cls: Any) -> str:

@@ -82,7 +82,7 @@ def test_the_compiler_sees_wrong_types(tmp_path: Path) -> None:
         "await client.at(api.Größe, 'a').put({ n: 'many' });\n"
         "await client.at(api.Größe, 'a').put({});\n"
         "await client.at(api.Größe, 'a').put({ n: 1, m: 2 });\n"
-        "const wrong: string = await client.at(api.Client_, 'a').hit();\n"
+        "const wrong: string = await client.at(api.Client_2, 'a').hit();\n"
         "client.at(Date, 'a');\n"
         "const line: api.Line = { sku: 'a' };\n"
         "const input: api.LineInput = { sku: 'a' };\n"
@@ -153,12 +153,12 @@ async def test_calls_under_node_have_results_and_errors(tmp_path: Path) -> None:
     const sent: api.EverythingInput = SAMPLE;
     told(await größe.echo({ value: sent }));
     told(await größe.list({ list: [7], klass: { type: "Square" } }));
-    told(await client.at(api.Client_, "a").then_({ constructor: 1 }));
+    told(await client.at(api.Client_2, "a").then_2({ constructor: 1 }));
     told(await client.quote({ sku: "a/b", n: 5 }));
     const day = "2020-02-03";
     told(await client.quote({ sku: "é", n: 0, count: null, day, flag: true, note: null }));
     told(await client.order({ line: { sku: "tea", colour: api.Colour.BLUE }, shapes: [] }));
-    await client.at_({ id: "6f1c2b1e-0000-4000-8000-000000000000" });
+    await client.at_2({ id: "6f1c2b1e-0000-4000-8000-000000000000" });
     for (const n of [-1, 0]) {
       try {
         await größe.put({ n });
@@ -169,7 +169,7 @@ async def test_calls_under_node_have_results_and_errors(tmp_path: Path) -> None:
       }
     }
     for (let i = 0; i < 2; i++) {
-      told(await client.at(api.Client_, "b", { requestId: "once" }).hit());
+      told(await client.at(api.Client_2, "b", { requestId: "once" }).hit());
     }
     """
     async with everything_served() as url:
@@ -229,15 +229,15 @@ async def test_only_what_may_be_repeated_is_sent_again(tmp_path: Path) -> None:
         console.log(JSON.stringify(error.kind));
       }
     };
-    await said({ token: "secret" }, (client) => client.at(api.Client_, "a").hit());
+    await said({ token: "secret" }, (client) => client.at(api.Client_2, "a").hit());
     await said({}, (client) => client.order({ line: { sku: "a" } }));
-    await said({ attemptsMax: 1 }, (client) => client.at(api.Client_, "a").hit());
-    await said({}, (client) => client.at(api.Client_, "a").hit());
+    await said({ attemptsMax: 1 }, (client) => client.at(api.Client_2, "a").hit());
+    await said({}, (client) => client.at(api.Client_2, "a").hit());
     await said({}, () =>
       new api.Client("http://127.0.0.1:CLOSED", { attemptsMax: 2 }).order({ line: { sku: "a" } }));
     await said({ timeoutMs: 300, fetch: (_, init) => new Promise((_, reject) =>
       init?.signal?.addEventListener("abort", () => reject(new Error("aborted")))) },
-      (client) => client.at(api.Client_, "a").hit());
+      (client) => client.at(api.Client_2, "a").hit());
     """
     ok = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\n7"
     half = (
