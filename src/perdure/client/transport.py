@@ -281,7 +281,7 @@ def problem_of(response: httpx.Response) -> ProblemDocument:
     except ValueError:
         document = None
     if isinstance(document, dict) and "type" in document:
-        return {"status": response.status_code, **document}
+        return {**document, "status": response.status_code}
     title = response.reason_phrase or f"HTTP status {response.status_code}"
     return {"type": "about:blank", "title": title, "status": response.status_code}
 

@@ -83,9 +83,10 @@ def error_of(document: dict[str, Any], known: type[DomainError] | None = None) -
     text = document.get("detail") or document.get("title") or "the server said no more"
     error_class = _OWN.get(kind) or known or PerdureError
     error = error_class.__new__(error_class, text)
+    status = int(document.get("status", 500))
     error.__dict__ |= {
         "kind": kind,
-        "status": int(document.get("status", 500)),
+        "status": status if 400 <= status <= 599 else 500,  # who passes it on answers with it
         "field": document.get("field"),
         "problem": document,
     }

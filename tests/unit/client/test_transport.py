@@ -124,10 +124,12 @@ async def test_what_will_not_pass_is_not_sent_again() -> None:
         (problem(500, "internal"), PerdureError),
         (problem(504, "interrupted"), InterruptedCallError),  # half of it is done
         (httpx.Response(301, headers={"location": "http://elsewhere"}), PerdureError),
+        (httpx.Response(418, json={"type": "a", "status": 200}), PerdureError),
     ):
         script = Script(answer)
-        with pytest.raises(error):
+        with pytest.raises(error) as failure:
             await script.client().at(Till, "a").add(5)
+        assert failure.value.status == {301: 500}.get(answer.status_code, answer.status_code)
         assert len(script.requests) == 1
 
 

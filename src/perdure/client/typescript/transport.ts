@@ -234,7 +234,7 @@ function problemOf(response: Response, text: string): ProblemDocument {
   try {
     const document: unknown = JSON.parse(text);
     if (typeof document === "object" && document !== null && "type" in document) {
-      return { status: response.status, ...document, type: String(document.type) };
+      return { ...document, type: String(document.type), status: response.status };
     }
   } catch {
     // no problem document
