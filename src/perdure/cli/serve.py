@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from ipaddress import ip_network
 
 import uvloop
@@ -25,6 +26,7 @@ import uvloop
 from perdure.base.clock import SystemClock
 from perdure.base.errors import PerdureError
 from perdure.base.ids import new_id
+from perdure.base.trail import tracing
 from perdure.cli.address import is_loopback
 from perdure.cli.failures import DISK_FAILED, Failure, failure_of
 from perdure.cli.greeting import greeting
@@ -43,6 +45,7 @@ from perdure.web.asgi import Lifespan
 from perdure.web.edge import Edge
 from perdure.web.server import Server
 from perdure.web.tls import Certificate
+from perdure.web.traced_edge import TracedEdge
 
 log = logging.getLogger("perdure.server")
 
@@ -162,8 +165,9 @@ class _Serving:
         state = self._lifespan.state if self._lifespan else None
         front = self._options.front
         edge = None
-        if front.needs_edge:
-            edge = Edge(map(ip_network, front.trusted), with_log=front.access_log)
+        if front.needs_edge or tracing() is not None:
+            edge_type = Edge if tracing() is None else partial(TracedEdge, template_of=app.template)
+            edge = edge_type(map(ip_network, front.trusted), with_log=front.access_log)
         self._server = Server(
             app, app.site, app.limits, state=state, compress=app.compress, edge=edge
         )

@@ -29,6 +29,7 @@ from perdure.actor.effects import effects_of
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Caller
+from perdure.actor.spans import handing_over
 from perdure.actor.trail import follow
 from perdure.actor.turn import Turn
 from perdure.base import points
@@ -103,6 +104,7 @@ class MessageTurn(Turn, kw_only=True):
     """A turn that delivers a message."""
 
     is_delivery = True
+    cause, span_kind = "message", "CONSUMER"
 
     outbox: "Outbox"
     line: _Line
@@ -289,7 +291,8 @@ class Outbox:
         if outlet is None:
             raise NotFoundError(f"the App has no outlet {name!r}")
         async with asyncio.timeout(self._courier.limits.call_timeout_s):
-            await outlet(Delivery.of(message, line.attempts))
+            with handing_over(name, message.trail) as trail:
+                await outlet(Delivery.of(message, line.attempts, trail))
 
     def delivered(self, line: _Line) -> None:
         """The first message of the line has arrived, and is gone from the store."""

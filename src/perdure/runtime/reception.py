@@ -64,6 +64,8 @@ _encode_actors = msgspec.msgpack.Encoder().encode
 class RemoteTurn(Turn, kw_only=True):
     """A turn whose caller is in another process."""
 
+    span_kind = "SERVER"
+
     reception: "Reception"
     link: Link
     id: int
