@@ -80,8 +80,11 @@ class TracedMethod(Method):
     def start(self, actor: Actor, arguments: Any) -> Any:
         turn = current_turn.get()
         assert turn is not None, "a method was started outside of a turn"
-        run = _run_joined if isinstance(turn, JoinedTurn) else _run
-        return run(turn, actor, arguments)
+        if isinstance(turn, JoinedTurn):
+            return _run_joined(turn, actor, arguments)
+        if turn.trace is None and _spans().is_current(turn.trail):
+            return self.function(actor, *self.spread(arguments))
+        return _run(turn, actor, arguments)
 
 
 async def _run(turn: Turn, actor: Actor, arguments: Any) -> Any:
@@ -113,6 +116,11 @@ def begin(turn: Turn, kind: str, key: str) -> None:
     if trail is not None and trail.traceparent and not trail.is_recorded:
         return
     spans, method = _spans(), turn.method
+    if trail is None or not trail.traceparent:
+        dropped = spans.dropped("" if trail is None else trail.request_id)
+        if dropped is not None:
+            turn.trail = dropped
+            return
     told = _attributes(method, kind, turn.cause)
     if spans.with_keys:
         told = {**told, "perdure.actor.key": key}

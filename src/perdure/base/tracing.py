@@ -29,12 +29,11 @@ from opentelemetry.trace import (
     TracerProvider,
     TraceState,
 )
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from perdure.base.head_sampling import Draw
 from perdure.base.trail import Trail
 
 _ROOT = Context()
-_PROPAGATOR = TraceContextTextMapPropagator()
 _KINDS = {kind.name: kind for kind in SpanKind}
 
 Attributes = dict[str, str | int]
@@ -49,7 +48,10 @@ class Tracing:
 
     def __init__(self, provider: TracerProvider, *, with_keys: bool = False) -> None:
         self.with_keys = with_keys
-        self._start = provider.get_tracer("perdure", version("perdure")).start_span
+        tracer = provider.get_tracer("perdure", version("perdure"))
+        self._start = tracer.start_span
+        self._draw = Draw(provider, tracer)
+        self.drops_as_parent = self._draw.drops_as_parent
         self._last: tuple[Trail | None, Context] = (None, _ROOT)
 
     # -- where a span hangs ----------------------------------------------------------------------
@@ -79,6 +81,15 @@ class Tracing:
         self._last = (trail, trace.set_span_in_context(span, _ROOT))
         return trail
 
+    def dropped(self, request_id: str) -> Trail | None:
+        """The trail of a new trace that is not recorded; None: begin a span, to find out."""
+        place = self._draw.dropped()
+        if place is None:
+            return None
+        trail = Trail(request_id, f"00-{place[0]:032x}-{place[1]:016x}-{place[3]:02x}")
+        self._last = (trail, trace.set_span_in_context(NonRecordingSpan(place), _ROOT))
+        return trail
+
     def trail_here(self, trail: Trail | None) -> Trail | None:
         """The trail of what running code begins: below the code's own span, if it has made one.
 
@@ -93,11 +104,6 @@ class Tracing:
         if trail is not None and trail.traceparent[36:52] == f"{one.span_id:016x}":
             return trail
         return self.trail_of(span, request_id)
-
-    def trail_of_headers(self, headers: dict[str, str]) -> Trail | None:
-        """The trail that a request brings; None if it has none, or an ill-formed one."""
-        span = trace.get_current_span(_PROPAGATOR.extract(headers, _ROOT))
-        return self.trail_of(span) if span.get_span_context().is_valid else None
 
     # -- spans -----------------------------------------------------------------------------------
 
@@ -169,6 +175,10 @@ class Tracing:
     def attach(self, trail: Trail | None) -> Token[Context]:
         """Let what is made by OpenTelemetry from now on hang below this trail."""
         return contexts.attach(self.context_of(trail))
+
+    def is_current(self, trail: Trail | None) -> bool:
+        """True if that hangs below it anyway, since nothing else was attached after it."""
+        return contexts.get_current() is self.context_of(trail)
 
     @staticmethod
     def detach(token: Token[Context]) -> None:

@@ -8,6 +8,7 @@ nothing of OpenTelemetry is imported. What each request passes is not asked for 
 take the place of those that make no spans when an App starts.
 """
 
+import re
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,31 @@ class Trail(msgspec.Struct, array_like=True, frozen=True):
         if self.traceparent:
             names |= {"trace_id": self.traceparent[3:35], "span_id": self.traceparent[36:52]}
         return names
+
+
+_STATE_CHARACTERS_MAX = 512  # W3C: so much is to be passed on at least
+_STATE_MEMBERS_MAX = 32
+
+_PARENT = re.compile(
+    r"(?!ff)(?P<version>[0-9a-f]{2})-(?P<place>(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16})"
+    r"-(?P<flags>[0-9a-f]{2})(?P<later>-.*)?"
+)
+_MEMBER = r"[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_STATE = re.compile(rf"[ \t]*{_MEMBER}[ \t]*(,[ \t]*{_MEMBER}[ \t]*){{0,{_STATE_MEMBERS_MAX - 1}}}")
+
+
+def trail_from_outside(traceparent: str, tracestate: str = "") -> Trail | None:
+    """The trail that a request brings in headers of these names; None if it is ill-formed.
+
+    It proves nothing: whoever sends it can name any trace, and have it recorded where the sampler
+    goes by that.
+    """
+    found = _PARENT.fullmatch(traceparent)
+    if found is None or (found["version"] == "00" and found["later"]):
+        return None
+    if len(tracestate) > _STATE_CHARACTERS_MAX or not _STATE.fullmatch(tracestate):
+        tracestate = ""
+    return Trail(traceparent=f"00-{found['place']}-{found['flags']}", tracestate=tracestate)
 
 
 _ODD = frozenset("13579bdf")  # the last bit of the flags: sampled

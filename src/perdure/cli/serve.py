@@ -18,7 +18,6 @@ import os
 import signal
 import socket
 import sys
-from functools import partial
 from ipaddress import ip_network
 
 import uvloop
@@ -35,6 +34,7 @@ from perdure.cli.loading import load_app
 from perdure.cli.logs import set_up_logs
 from perdure.cli.options import ServeOptions, options_from_line
 from perdure.cli.supervised import Supervision, receive_line
+from perdure.cli.traces import traces
 from perdure.cli.waiting import reach_database
 from perdure.runtime.doors import Doors
 from perdure.runtime.station import RELEASE
@@ -72,9 +72,13 @@ def serve(
         logging.getLogger("perdure.access").setLevel(logging.INFO)
     try:
         app = load_app(options.target)
-        if supervision is not None:
-            supervision.stand_by()
-        code = uvloop.run(_Serving(app, options, bound, metrics, supervision).run())
+        with traces(options):
+            if supervision is not None:
+                supervision.stand_by()
+            code = uvloop.run(_Serving(app, options, bound, metrics, supervision).run())
+            if code == DISK_FAILED:
+                # Closing the store would write to the disk that failed, and wait for it.
+                _leave(code)
     except PerdureError as error:
         failure = failure_of(error)
     except Failure as error:
@@ -82,9 +86,6 @@ def serve(
     except KeyboardInterrupt:  # before anything was served
         return 128 + signal.SIGINT
     else:
-        if code == DISK_FAILED:
-            # Closing the store would write to the disk that failed, and wait for it.
-            _leave(code)
         return code
     print(failure.text(), file=sys.stderr)  # noqa: T201
     return failure.exit_code
@@ -164,10 +165,17 @@ class _Serving:
             await self._lifespan.startup()
         state = self._lifespan.state if self._lifespan else None
         front = self._options.front
-        edge = None
-        if front.needs_edge or tracing() is not None:
-            edge_type = Edge if tracing() is None else partial(TracedEdge, template_of=app.template)
-            edge = edge_type(map(ip_network, front.trusted), with_log=front.access_log)
+        edge: Edge | None = None
+        trusted = map(ip_network, front.trusted)
+        if tracing() is not None:
+            edge = TracedEdge(
+                trusted,
+                with_log=front.access_log,
+                with_ids=front.needs_edge,
+                template_of=app.template,
+            )
+        elif front.needs_edge:
+            edge = Edge(trusted, with_log=front.access_log)
         self._server = Server(
             app, app.site, app.limits, state=state, compress=app.compress, edge=edge
         )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from perdure.base.limits import Limits
-from perdure.base.trail import current_trail, tracing
+from perdure.base.trail import current_trail, tracing, trail_from_outside
 from perdure.runtime.live import Subscription
 from perdure.web.live_asgi import send_events
 from perdure.web.problems import CONTENT_TYPE, problem, problem_of
@@ -84,13 +84,12 @@ def follow_scope(scope: Any) -> None:
         return
     trail = spans.trail_here(None)
     if trail is None:
-        names = ("traceparent", "tracestate")
-        headers = [(name.decode("latin-1"), value) for name, value in scope.get("headers", ())]
-        given = {
-            name: ",".join(value.decode("latin-1") for one, value in headers if one == name)
-            for name in names
-        }
-        trail = spans.trail_of_headers({name: value for name, value in given.items() if value})
+        headers = scope.get("headers", ())
+        parent, state = (
+            b",".join(value for one, value in headers if one == name).decode("latin-1")
+            for name in (b"traceparent", b"tracestate")
+        )
+        trail = trail_from_outside(parent, state)
     current_trail.set(trail)
 
 

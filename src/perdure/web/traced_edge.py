@@ -9,12 +9,19 @@ part in a trace: instrumentation inside goes on from there.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from perdure.base.trail import Trail, current_trail, tracing
+import msgspec
+
+from perdure.base.trail import Trail, current_trail, tracing, trail_from_outside
 from perdure.web.edge import Edge
 from perdure.web.exchange import Exchange
 from perdure.web.forwarded import Network
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from perdure.base.tracing import Tracing
 
 _PARENT = b"traceparent"
 _STATE = b"tracestate"
@@ -29,6 +36,8 @@ class TracedEdge(Edge):
     """An edge that gives each request a span, but for those about the server itself (`/-/…`).
 
     Args:
+        with_ids: whether it does all that an Edge does; else requests have traces only, and their
+            answers say nothing of it.
         template_of: the path of a route, with names in place of what differs between requests; None
             if it is not known.
     """
@@ -38,24 +47,45 @@ class TracedEdge(Edge):
         trusted: Iterable[Network] = (),
         *,
         with_log: bool = False,
+        with_ids: bool = True,
         template_of: Callable[[Any], str | None] = lambda _route: None,
     ) -> None:
         super().__init__(trusted, with_log=with_log)
+        self._with_ids = with_ids
         self._template_of = template_of
 
     def note(self, exchange: Exchange) -> None:
-        super().note(exchange)
+        if self._with_ids:
+            super().note(exchange)
         spans = tracing()
-        if spans is None or exchange.trail is None:
+        if spans is None:
             return
         if not exchange.path.startswith(b"/-/"):
-            self._begin(exchange)
-            current_trail.set(exchange.trail)
+            exchange.trail = self._trail(exchange, spans)
+            if exchange.route is None:
+                _put_into_head(exchange, exchange.trail)
+        current_trail.set(exchange.trail)
         spans.attach(exchange.trail)
 
-    def _begin(self, exchange: Exchange) -> None:
-        spans = tracing()
-        assert spans is not None and exchange.trail is not None
+    def _trail(self, exchange: Exchange, spans: "Tracing") -> Trail:
+        """Where in which trace the request is; begins its span, if that is recorded."""
+        request_id = "" if exchange.trail is None else exchange.trail.request_id
+        parent = None
+        if _PARENT in exchange.fields:
+            given = (exchange.header(name) or b"" for name in (_PARENT, _STATE))
+            parent = trail_from_outside(*(value.decode("latin-1") for value in given))
+        if parent is None:
+            dropped = spans.dropped(request_id)
+            if dropped is not None:
+                return dropped
+        elif spans.drops_as_parent and not parent.is_recorded:
+            return msgspec.structs.replace(parent, request_id=request_id)
+        span = self._begin(exchange, spans, parent)
+        if span.is_recording():
+            exchange.span = span
+        return spans.trail_of(span, request_id)
+
+    def _begin(self, exchange: Exchange, spans: "Tracing", parent: Trail | None) -> "Span":
         method = _METHODS.get(exchange.method, "_OTHER")
         told: dict[str, str | int] = {
             "http.request.method": method,
@@ -69,15 +99,7 @@ class TracedEdge(Edge):
             name = f"{name} {template}"
         if spans.with_keys:
             told["url.path"] = exchange.path[:_PATH_BYTES_MAX].decode("latin-1")
-        parent = None
-        if _PARENT in exchange.fields:
-            parent = spans.trail_of_headers(_headers(exchange))
-        span = spans.begin(name, parent, "SERVER", told)
-        exchange.trail = spans.trail_of(span, exchange.trail.request_id)
-        if exchange.route is None:
-            _put_into_head(exchange, exchange.trail)
-        if span.is_recording():
-            exchange.span = span
+        return spans.begin(name, parent, "SERVER", told)
 
     def enter(self, exchange: Exchange) -> None:
         super().enter(exchange)
@@ -96,13 +118,6 @@ class TracedEdge(Edge):
             span.set_attribute("http.route", template)
             span.update_name(f"{_METHODS.get(exchange.method, 'HTTP')} {template}")
         spans.answered(span, exchange.status)
-
-
-def _headers(exchange: Exchange) -> dict[str, str]:
-    """What a request says of its trace. Several lines of the one are ill-formed, of the other one
-    list."""
-    names = {b: (exchange.header(b) or b"").decode("latin-1") for b in (_PARENT, _STATE)}
-    return {name.decode(): value for name, value in names.items() if value}
 
 
 def _put_into_head(exchange: Exchange, trail: Trail) -> None:
