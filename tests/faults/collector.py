@@ -27,7 +27,8 @@ class Span(msgspec.Struct):
 
     @property
     def process(self) -> str:
-        return str(self.resource["perdure.process"])
+        """Which of the processes on its machine."""
+        return str(self.resource["perdure.process"]).rpartition("/")[2]
 
 
 class Collector:

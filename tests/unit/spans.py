@@ -9,8 +9,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from perdure.base.trail import trace_with
 from perdure.base.tracing import Tracing
+from perdure.base.trail import trace_with
 
 
 class Seen:

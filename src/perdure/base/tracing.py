@@ -1,7 +1,7 @@
 """Spans, by OpenTelemetry: what each of them is called, what it says, and what it hangs below.
 
-Only imported where traces are made: `opentelemetry` is an extra. Everything that knows of its API is
-here; all others hold a `Tracing` and what it gives them.
+Only imported where traces are made: `opentelemetry` is an extra. Everything that knows of its API
+is here and in `head_sampling`; all others hold a `Tracing` and what it gives them.
 
 What may stand in a span: names that the code has (classes, methods, routes), numbers, kinds of
 errors, and, where the App says `trace_keys`, keys of actors and paths. Never arguments, results,
@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Token
 from importlib.metadata import version
-from typing import Any
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -206,7 +205,7 @@ class Tracing:
 
     @staticmethod
     def answered(span: Span, status: int) -> None:
-        """End the span of an HTTP request; status 0: the client was gone before it had an answer."""
+        """End the span of an HTTP request; status 0: its client was gone before the answer."""
         if status:
             span.set_attribute("http.response.status_code", status)
         if status >= 500 or not status:

@@ -49,7 +49,8 @@ _PARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?P<place>(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16})"
     r"-(?P<flags>[0-9a-f]{2})(?P<later>-.*)?"
 )
-_MEMBER = r"[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_KEY, _VALUE = r"[a-z0-9][a-z0-9_*/@-]{0,255}", r"\x21-\x2b\x2d-\x3c\x3e-\x7e"
+_MEMBER = rf"{_KEY}=[ {_VALUE}]{{0,255}}[{_VALUE}]"
 _STATE = re.compile(rf"[ \t]*{_MEMBER}[ \t]*(,[ \t]*{_MEMBER}[ \t]*){{0,{_STATE_MEMBERS_MAX - 1}}}")
 
 

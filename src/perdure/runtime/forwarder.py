@@ -61,7 +61,7 @@ from perdure.cluster.frames import (
 from perdure.cluster.link import Link
 from perdure.cluster.shard_map import ShardMap
 from perdure.runtime.remote_errors import error_from
-from perdure.store.api import Query, StoredActor, Stream
+from perdure.store.api import Posts, Query, StoredActor
 
 if TYPE_CHECKING:
     from perdure.runtime.guests import BorrowTurn
@@ -484,18 +484,20 @@ class Forwarder:
                 error_from(frame) if type(frame) is Failed else UnreachableError("not taken")
             )
 
-    def post(self, streams: Sequence[Stream]) -> None:
+    def post(self, posts: Posts) -> None:
         """Tell owners of messages that are in the store for them. A hint, which may get lost."""
-        by_link: dict[Link, list[tuple[str, str, str, str]]] = {}
-        for stream in streams:
+        by_link: dict[Link, Posted] = {}
+        for stream, trails in posts.items():
             owner = self._map.members.get(self._map.owners[stream.shard])
             if owner is None or owner.incarnation == self.incarnation:
                 continue
             link = self._links.link_to(owner.incarnation, owner.address)
             if link is not None:
-                by_link.setdefault(link, []).append(msgspec.structs.astuple(stream))
-        for link, fields in by_link.items():
-            link.send(Posted(fields))
+                frame = by_link.setdefault(link, Posted([]))
+                frame.streams.append(msgspec.structs.astuple(stream))
+                frame.trails.append(trails)
+        for link, frame in by_link.items():
+            link.send(frame)
 
 
 def _cut_off(outgoing: Outgoing) -> Exception:

@@ -52,7 +52,7 @@ from perdure.runtime.outbox import Outbox
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.scheduler import Scheduler
 from perdure.runtime.tracing import TracedCommitter
-from perdure.store.api import Message, Query, RequestRecord, Store, StoredActor, Stream
+from perdure.store.api import Message, Posts, Query, RequestRecord, Store, StoredActor
 
 log = logging.getLogger("perdure.node")
 
@@ -150,7 +150,7 @@ class Node:
             activation.kill(StoppingError(f"{activation} was cut off: the process is stopping"))
         await _cancel(self._tasks)
 
-    def post(self, streams: Sequence[Stream]) -> None:
+    def post(self, posts: Posts) -> None:
         """Tell others of messages for their actors; here all are ours."""
 
     def is_abroad(self, _key: str) -> bool:

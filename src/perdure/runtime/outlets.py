@@ -32,9 +32,7 @@ class Delivery(msgspec.Struct, frozen=True):
         values = _decode_values(message.arguments)
         sender = f"{stream.sender_type}/{stream.sender_key}"
         trail = trail or Trail()
-        return cls(
-            message.uid, sender, values, attempts + 1, trail.traceparent, trail.tracestate
-        )
+        return cls(message.uid, sender, values, attempts + 1, trail.traceparent, trail.tracestate)
 
 
 Outlet = Callable[[Delivery], Awaitable[None]]

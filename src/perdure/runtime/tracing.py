@@ -41,7 +41,10 @@ class TracedCommitter(Committer):
         if not traced or spans is None or traced[0].trail is None:
             return await super()._put(commit)
         others = [turn.trace.span for turn in traced[1 : _LINKS_MAX + 1] if turn.trace is not None]
-        told = {"perdure.commit.turns": len(commit.held), "perdure.commit.actors": len(commit.states)}
+        told = {
+            "perdure.commit.turns": len(commit.held),
+            "perdure.commit.actors": len(commit.states),
+        }
         span, error = spans.commit(traced[0].trail, others, told), None
         try:
             return await super()._put(commit)

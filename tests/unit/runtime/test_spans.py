@@ -257,9 +257,7 @@ async def test_an_interleaving_turn_keeps_its_own_span_while_others_run(seen):
     async with App(Stock, store="memory:"):
         told = await asyncio.gather(*(Stock.at("a").linger(f"{n}") for n in range(5)))
     lingering = [one for one in seen.all() if one.name == "Stock/linger"]
-    assert {one["span_id"] for one in told} == {
-        f"{one.context.span_id:016x}" for one in lingering
-    }
+    assert {one["span_id"] for one in told} == {f"{one.context.span_id:016x}" for one in lingering}
     assert all("Stock/take" in [below.name for below in seen.below(one)] for one in lingering)
 
 

@@ -277,7 +277,9 @@ async def test_pipelined_requests_to_a_mounted_app_have_each_their_own_span():
         async with serving(App(Cart, store="memory:", mount=plain)) as http:
             reader, writer = await asyncio.open_connection("127.0.0.1", http.base_url.port)
             last = b"GET /c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-            writer.write(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n" + last)
+            writer.write(
+                b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n" + last
+            )
             said = await reader.read()
             writer.close()
         bodies = [part[:16].decode() for part in said.split(b"\r\n\r\n")[1:]]
