@@ -31,7 +31,7 @@ class Draw:
         if self._generator is None:
             self._bound = None
         elif self._bound is not None:
-            tracer.id_generator = self  # type: ignore[attr-defined]  # the SDK's has one
+            tracer.id_generator = self  # the SDK's has one
             self._flags = TraceFlags(_RANDOM if self.is_trace_id_random() else 0)
 
     def dropped(self) -> SpanContext | None:

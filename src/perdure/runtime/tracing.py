@@ -41,7 +41,7 @@ class TracedCommitter(Committer):
         if not traced or spans is None or traced[0].trail is None:
             return await super()._put(commit)
         others = [turn.trace.span for turn in traced[1 : _LINKS_MAX + 1] if turn.trace is not None]
-        told = {
+        told: dict[str, str | int] = {
             "perdure.commit.turns": len(commit.held),
             "perdure.commit.actors": len(commit.states),
         }

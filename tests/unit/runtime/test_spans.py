@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from opentelemetry import trace
@@ -323,7 +324,7 @@ async def test_calls_to_another_process_are_one_trace(seen):
         SpanKind.CLIENT,
         SpanKind.SERVER,
     ]
-    for outer, inner in zip(calls, calls[1:], strict=False):
+    for outer, inner in pairwise(calls):
         assert inner in seen.below(outer)
     assert calls[0].attributes["rpc.system.name"] == "perdure"
     assert calls[0].attributes["rpc.method"] == "Account/follow"
