@@ -8,7 +8,7 @@ trace id alone; what is to be kept gets that same id. The answer is the SDK's to
 With any other sampler, or another SDK, it says that it does not know, and the SDK is asked.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.trace import SpanContext, TraceFlags, Tracer, TracerProvider
 
@@ -31,7 +31,7 @@ class Draw:
         if self._generator is None:
             self._bound = None
         elif self._bound is not None:
-            tracer.id_generator = self  # the SDK's has one
+            cast("Any", tracer).id_generator = self  # the SDK's has one
             self._flags = TraceFlags(_RANDOM if self.is_trace_id_random() else 0)
 
     def dropped(self) -> SpanContext | None:
@@ -49,10 +49,10 @@ class Draw:
     def generate_trace_id(self) -> int:
         """The one that was drawn, or a new one."""
         drawn, self._drawn = self._drawn, 0
-        return drawn or self._generator.generate_trace_id()  # type: ignore[no-any-return]
+        return drawn or int(self._generator.generate_trace_id())
 
     def generate_span_id(self) -> int:
-        return self._generator.generate_span_id()  # type: ignore[no-any-return]
+        return int(self._generator.generate_span_id())
 
     def is_trace_id_random(self) -> bool:
         is_random = getattr(self._generator, "is_trace_id_random", None)  # not of old ones
