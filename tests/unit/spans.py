@@ -33,6 +33,7 @@ class Seen:
         return span
 
     def clear(self) -> None:
+        """Forget those that ended so far."""
         self._kept.clear()
 
     def below(self, span: ReadableSpan) -> list[ReadableSpan]:
