@@ -8,13 +8,16 @@ from itertools import pairwise
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.unit.runtime.several import several
 from tests.unit.spans import Seen, seeing
 
 from perdure import Actor, App, Delivery, DomainError, interleave, live, read, transaction, watch
 from perdure.actor.methods import Method, actor_type_of
+from perdure.actor.tracing import begin
+from perdure.actor.turn import Turn
+from perdure.base.errors import FencedError
 from perdure.base.trail import Trail, current_trail, tracing
 from perdure.cli.logs import names_here
 from perdure.testing import async_test
@@ -293,6 +296,39 @@ async def test_of_a_trace_that_is_not_sampled_nothing_is_made(sampler):
                 await Stock.at("a").take()
         assert not seen.all()
         assert len(inside["trace_id"]) == 32  # log lines can still be put together
+
+
+@async_test
+async def test_whoever_saw_it_first_has_decided():
+    with seeing(ALWAYS_ON) as seen:
+        async with App(Stock, store="memory:"):
+            current = current_trail.set(Trail("", "00-" + "a" * 32 + "-" + "b" * 16 + "-00"))
+            assert (await Stock.at("a").linger("b"))["trace_id"] == "a" * 32
+            current_trail.reset(current)
+        assert not seen.all()
+
+
+class Passed(Turn, kw_only=True):
+    """A turn that is sent elsewhere the first time it fails."""
+
+    failed: int = 0
+
+    def fail(self, error: BaseException) -> None:
+        self.failed += 1
+        if self.failed == 1:
+            begin(self, "CLIENT", "a")
+
+
+def test_a_turn_that_has_moved_is_one_span_below_another(seen):
+    turn = Passed(actor_type_of(Stock).methods["take"], None, deadline_s=0.0)
+    begin(turn, "INTERNAL", "a")
+    turn.fail(FencedError("moved"))
+    assert not seen.all()
+    turn.fail(FencedError("moved again"))
+    stayed, moved = seen.all()
+    assert (stayed.kind, moved.kind) == (SpanKind.INTERNAL, SpanKind.CLIENT)
+    assert seen.below(stayed) == [moved]
+    assert moved.attributes["error.type"] == "fenced"
 
 
 @async_test
