@@ -16,7 +16,7 @@ from tests.faults.supervised import Supervised, free_port, until
 pytestmark = pytest.mark.faults
 
 APP = """
-from perdure import Actor, App, expose
+from perdure import Actor, App, expose, transaction
 
 
 class Stock(Actor):
@@ -43,6 +43,13 @@ class Cart(Actor):
 
 
 app = App(Cart, Stock)
+
+
+@app.post("/both")
+async def both() -> None:
+    async with transaction():
+        await Cart.at("a").add()
+        await Stock.at("b").take()
 """
 STOP_S = 8.0  # of an idle server, with what it may wait for a collector
 
@@ -105,6 +112,27 @@ def _is_whole(spans: list[Span]) -> bool:
     """Whether all have come: of two processes eight, of three one more, since the call leaves."""
     own = "INTERNAL" in [one.kind for one in spans if one.name == "Stock/take"]
     return len([one for one in spans if one.name != "mailbox"]) == (8 if own else 9)
+
+
+def test_a_transaction_of_a_web_process_has_its_calls_below_it(
+    tmp_path: Path, database: Database
+) -> None:
+    with Collector() as collector:
+        options = ("--store", database.url, "--web", "1", "--state", "1")
+        with supervised(tmp_path, collector.environment, *options) as run:
+            run.wait_ready()
+            trace, headers = parent(9)
+            assert run.ask("POST", "/both", {}, headers)[0] == 200
+            until(lambda: len(collector.of(trace)) == 5, "the spans")
+        spans = collector.of(trace)
+        whole = by_name(spans, "transaction", "INTERNAL")
+        assert whole.parent == by_name(spans, "POST /both", "SERVER").id
+        below = [one for one in spans if one.parent == whole.id]
+        assert [(one.name, one.process) for one in below] == [
+            ("Cart/add", "state-1"),
+            ("Stock/take", "state-1"),
+            ("commit", "web-1"),
+        ]
 
 
 def test_a_message_to_an_actor_elsewhere_goes_on_with_its_trace(

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRat
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.unit.spans import Seen, seeing
 
-from perdure import Actor, App, expose
+from perdure import Actor, App, expose, live, read
 from perdure.base.trail import trail_from_outside
 from perdure.testing import async_test
 from perdure.web.server import Server
@@ -38,6 +38,12 @@ class Cart(Actor):
     @expose
     async def fail(self) -> None:
         raise RuntimeError("secret")
+
+    @expose
+    @read
+    @live
+    async def view(self) -> int:
+        return len(self.lines)
 
 
 @asynccontextmanager
@@ -311,6 +317,21 @@ async def test_questions_about_the_server_are_in_no_trace():
             assert (await http.get("/-/ready")).status_code == 200
             assert (await http.get("/-/metrics")).status_code == 200
         assert not seen.all()
+
+
+@async_test
+async def test_a_live_view_is_one_span_until_its_client_leaves():
+    with seeing() as seen:
+        async with serving(App(Cart, store="memory:")) as http:
+            async with http.stream("GET", "/cart/a/view/live") as stream:
+                await anext(stream.aiter_lines())
+                assert "GET /cart/{key}/view/live" not in [one.name for one in seen.all()]
+            async with asyncio.timeout(10):
+                while "GET /cart/{key}/view/live" not in [one.name for one in seen.all()]:
+                    await http.get("/-/live")
+        request = seen.named("GET /cart/{key}/view/live")
+        assert request.attributes["http.response.status_code"] == 200
+        assert "error.type" not in request.attributes
 
 
 @async_test
