@@ -158,7 +158,7 @@ async def test_an_ill_formed_traceparent_is_as_none(header, caplog):
         assert request.parent is None
         assert request.context.trace_id != int(TRACE, 16)
         assert not request.context.trace_state
-    assert not caplog.records
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
 @async_test
@@ -189,7 +189,7 @@ def test_an_ill_formed_tracestate_is_dropped_and_nothing_is_said(state, caplog):
         trail = trail_from_outside(PARENT, state)
         assert (trail.traceparent, trail.tracestate) == (PARENT, "")
         assert seen.tracing.begin("x", trail).get_span_context().trace_id == int(TRACE, 16)
-    assert not caplog.records
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
 def test_a_traceparent_of_a_later_version_counts_as_far_as_it_is_known():
