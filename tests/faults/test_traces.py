@@ -280,6 +280,16 @@ def test_a_wrong_setting_is_told_in_one_line_and_the_server_serves(
         assert told in line
 
 
+def test_without_the_extra_it_says_which_to_install(tmp_path: Path) -> None:
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ImportError('not here')")
+    with supervised(tmp_path, {"OTEL_TRACES_EXPORTER": "console"}) as run:
+        run.wait_ready()
+        assert run.ask("POST", "/cart/a/add", {}) == (200, 1)
+        [line] = [one for one in run.log().splitlines() if "no traces" in one]
+        assert 'pip install \\"perdure[otel]\\"' in line
+
+
 @pytest.mark.parametrize(
     "environment",
     [{}, {"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_SDK_DISABLED": "true"}],
