@@ -135,6 +135,30 @@ def test_a_transaction_of_a_web_process_has_its_calls_below_it(
         ]
 
 
+def test_what_asks_for_a_rate_is_in_the_trace_of_its_request(
+    tmp_path: Path, database: Database
+) -> None:
+    app = APP.replace("App(Cart, Stock)", "App(Cart, Stock, rate=Rate(100, per_s=60))")
+    app = app.replace("transaction\n", "transaction, Rate\n", 1)
+    with Collector() as collector:
+        options = ("--store", database.url, "--web", "1", "--state", "1")
+        with Supervised(tmp_path, app, collector.environment, options) as run:
+            run.wait_ready()
+            trace, headers = parent(11)
+            assert run.ask("POST", "/cart/a/add", {}, headers)[0] == 200
+            until(lambda: "group commit" in [one.name for one in collector.of(trace)], "the turn")
+            until(
+                lambda: "POST /cart/{key}/add" in [one.name for one in collector.of(trace)], "all"
+            )
+            run.process.terminate()
+            assert run.wait() == 0
+        spans = collector.of(trace)
+        request = by_name(spans, "POST /cart/{key}/add", "SERVER")
+        asked = by_name(spans, "RateBucket/take", "CLIENT")
+        assert asked.parent == by_name(spans, "Cart/add", "CLIENT").parent == request.id
+        assert by_name(spans, "RateBucket/take", "SERVER").parent == asked.id
+
+
 def test_a_message_to_an_actor_elsewhere_goes_on_with_its_trace(
     tmp_path: Path, database: Database
 ) -> None:
