@@ -39,10 +39,11 @@ _PROTOCOLS = {  # by the kind of a span: attributes that tell what a name is of
 class TurnTrace:
     """The spans of one turn while they are recorded."""
 
-    __slots__ = ("commit", "ended_ns", "outer", "span")
+    __slots__ = ("began_ns", "commit", "ended_ns", "outer", "span")
 
-    def __init__(self, span: "Span", outer: "TurnTrace | None") -> None:
+    def __init__(self, span: "Span", began_ns: int, outer: "TurnTrace | None") -> None:
         self.span = span
+        self.began_ns = began_ns
         self.ended_ns = 0  # when its method was done
         self.commit: Span | None = None  # of the group commit that its answer waited for
         self.outer = outer  # of the same turn, which has moved
@@ -90,8 +91,7 @@ class TracedMethod(Method):
 async def _run(turn: Turn, actor: Actor, arguments: Any) -> Any:
     method, spans, trace = turn.method, _spans(), turn.trace
     if trace is not None and turn.queued_s and turn.trail is not None:
-        began_ns = spans.began_ns(trace.span)
-        spans.past("mailbox", turn.trail, (began_ns, spans.now_ns()))
+        spans.past("mailbox", turn.trail, (trace.began_ns, spans.now_ns()))
     token = spans.attach(turn.trail)
     try:
         return await method.function(actor, *method.spread(arguments))
@@ -125,11 +125,12 @@ def begin(turn: Turn, kind: str, key: str) -> None:
     if spans.with_keys:
         told = {**told, "perdure.actor.key": key}
     name = f"process {_name(method)}" if kind == "CONSUMER" else _name(method)
-    span = spans.begin(name, trail, kind, told, is_linked=kind == "CONSUMER")
+    began_ns, is_linked = spans.now_ns(), kind == "CONSUMER"
+    span = spans.begin(name, trail, kind, told, is_linked=is_linked, began_ns=began_ns)
     # also if it is not recorded: what hangs below it must not be either
     turn.trail = spans.trail_of(span, "" if trail is None else trail.request_id)
     if span.is_recording():
-        turn.trace = TurnTrace(span, turn.trace)
+        turn.trace = TurnTrace(span, began_ns, turn.trace)
         turn.__class__ = _traced_form(type(turn))
 
 

@@ -114,13 +114,14 @@ class Tracing:
         attributes: Attributes | None = None,
         *,
         is_linked: bool = False,
+        began_ns: int | None = None,
     ) -> Span:
-        """A span that begins now; `parent` None: with a trace of its own."""
+        """A span that begins now, or then; `parent` None: with a trace of its own."""
         context = self.context_of(parent)
         links = ()
         if is_linked and context is not _ROOT:
             links = (Link(trace.get_current_span(context).get_span_context()),)  # type: ignore[assignment]
-        return self._start(name, context, _KINDS[kind], attributes, links)
+        return self._start(name, context, _KINDS[kind], attributes, links, began_ns)
 
     def past(self, name: str, parent: Trail, times_ns: tuple[int, int], *others: Span) -> None:
         """A span of what is over already, linked with others."""
@@ -188,11 +189,6 @@ class Tracing:
     def now_ns() -> int:
         """The time, as spans have it: a span is for people with a watch, so not an App's own."""
         return time.time_ns()
-
-    @staticmethod
-    def began_ns(span: Span) -> int:
-        """When a span that is recorded began."""
-        return span.start_time or 0  # type: ignore[attr-defined]  # of the SDK, not of the API
 
     @staticmethod
     def end(span: Span, error: BaseException | None = None, ended_ns: int | None = None) -> None:
