@@ -51,7 +51,7 @@ async def both() -> None:
         await Cart.at("a").add()
         await Stock.at("b").take()
 """
-STOP_S = 8.0  # of an idle server, with what it may wait for a collector
+STOP_S = 15.0  # of an idle server, with what it may wait for a collector; the SDK alone waits 30
 
 
 def parent(number: int, flags: str = "01") -> tuple[str, dict[str, str]]:
@@ -262,7 +262,7 @@ def test_a_collector_that_does_not_answer_holds_up_neither_calls_nor_the_stop(
                 began_s = time.monotonic()
                 assert run.ask("POST", "/cart/a/add", {})[0] == 200
                 slowest_s = max(slowest_s, time.monotonic() - began_s)
-            assert slowest_s < 3.0  # an export takes ten seconds to fail
+            assert slowest_s < 8.0  # an export takes ten seconds to fail
             began_s = time.monotonic()
             run.process.terminate()
             assert run.wait() == 0
