@@ -24,6 +24,7 @@ class DomainError(PerdureError):
     """
 
     status: ClassVar[int] = 400
+    kind: ClassVar[str] = "domain-error"
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from perdure.web.openapi_formats import add_formats
+
 _PREFIX = "#/components/schemas/"
 _ANYTHING = {"description": "Anything."}  # msgspec takes an empty one for none
 _DEPTH_MAX = 6
@@ -48,6 +50,7 @@ class Schemas:
         schemas, self.components = msgspec.json.schema_components(
             types, schema_hook=lambda _unknown: dict(_ANYTHING), ref_template=_PREFIX + "{name}"
         )
+        add_formats(types, schemas, self.components)
         # by identity, since annotations need not be hashable; the list keeps them alive
         self._types = types
         self._schemas = {id(one): schema for one, schema in zip(types, schemas, strict=True)}
