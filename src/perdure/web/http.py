@@ -67,7 +67,8 @@ class HttpProtocol(ClientTransport):
         self._arriving: Exchange | None = None
         self._successor: WebSocketConnection | None = None
         self._phase = _IDLE
-        self._stamp_s = shared.dates.now_s  # of the head's begin, the body's last byte, or a reply
+        # of the head's begin, of a reply, or up to where the body is on time
+        self._stamp_s = shared.dates.now_s
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
@@ -316,7 +317,9 @@ class HttpProtocol(ClientTransport):
         elif self._phase == _DONE:
             if not self._pipeline and age_s > _LINGER_S:
                 self.transport.close()
-        elif not self._is_paused:
+        elif self._is_paused:
+            self._stamp_s = now_s  # the client has to wait, so it is not late
+        else:
             is_head = self._phase == _HEAD
             if age_s > (limits.header_timeout_s if is_head else limits.body_timeout_s):
                 self._refuse(RefusedError(408))
@@ -393,7 +396,9 @@ class HttpProtocol(ClientTransport):
             if self._head_bytes > coarse_max:
                 self._refuse(RefusedError(431))
         elif self._phase == _BODY:
-            self._stamp_s = self.dates.now_s
+            # What came buys time, so that a body cannot be dripped byte by byte for ever.
+            bought_s = bite_bytes / limits.body_bytes_per_s_min
+            self._stamp_s = min(self._stamp_s + bought_s, self.dates.now_s)
             self._raw_bytes += bite_bytes
             framing_max = limits.header_bytes_max + self._bite_bytes
             if self._raw_bytes > framing_max + _FRAMING_FACTOR * self._body_bytes:
