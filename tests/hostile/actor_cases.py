@@ -3,9 +3,10 @@ bodies, lengths and ends by itself, and must be as strict."""
 
 from dataclasses import replace
 
-from perdure import Actor, App, expose, read
 from tests.hostile.cases import Case
 from tests.hostile.talk import Outcome
+
+from perdure import Actor, App, expose, read
 
 # A well-formed request that is not for this actor, or brings it what it does not take, is answered
 # as strictly as a good one: it was read to its end.

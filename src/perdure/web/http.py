@@ -52,6 +52,8 @@ _IDLE, _HEAD, _BODY, _IGNORED_UPGRADE, _DONE = range(5)
 class HttpProtocol(ClientTransport):
     """One client connection. All methods run on the server's event loop."""
 
+    counts_unread = True
+
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self.dates = shared.dates
@@ -499,6 +501,8 @@ class HttpProtocol(ClientTransport):
             ready.append(cast("bytes", pipeline.popleft().ready))
         if ready:
             self.transport.write(b"".join(ready))
+        if self.is_write_paused:
+            self.shared.unread.note(self.transport)
         if pipeline:
             self._begin_first()
         elif self._phase == _DONE:
