@@ -26,6 +26,7 @@ from perdure.actor.model import (
     signed_in,
 )
 from perdure.actor.query import Page, Row, Selection
+from perdure.actor.rate import Rate
 from perdure.actor.reference import watch
 from perdure.actor.schema import migrate
 from perdure.actor.trail import request_id
@@ -54,6 +55,7 @@ from perdure.base.errors import (
     OverloadedError,
     PerdureError,
     ProxyProtocolError,
+    RateLimitError,
     ReadOnlyError,
     RequestReusedError,
     RequestRunningError,
@@ -133,6 +135,8 @@ __all__ = [
     "Page",
     "PerdureError",
     "ProxyProtocolError",
+    "Rate",
+    "RateLimitError",
     "ReadOnlyError",
     "RequestReusedError",
     "RequestRunningError",

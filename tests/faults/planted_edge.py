@@ -58,7 +58,7 @@ PLANTED_AT_THE_EDGE = (
     ),
     Planted(
         "a reply overtakes the one before it",
-        _HTTP,
+        "web/pipeline.py",
         "        if pipeline[0] is not exchange:",
         "        if False:",
         "tests/unit/web/test_http.py::test_replies_leave_in_the_order_of_the_requests",

@@ -22,12 +22,21 @@ def served() -> Iterator[tuple[App, Running]]:
         server.run(app.stop())
 
 
+# What came before with the same headers is not parsed again; what differs from it has to be.
+KNOWN = (
+    b"GET /counter/w/view HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST /counter/w/add HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n{} ",
+    b"POST /counter/w/add HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n{} ",
+)
+
+
+@pytest.mark.parametrize("before", [(), KNOWN], ids=["first", "behind known ones"])
 def test_an_actor_is_reached_by_what_must_be_accepted_and_nothing_else(
-    served: tuple[App, Running],
+    served: tuple[App, Running], before: tuple[bytes, ...]
 ) -> None:
     _, server = served
     cases = [for_actor(case, b"a") for case in CASES]
-    found = [as_read(outcome) for outcome in asyncio.run(outcomes(server.port, cases))]
+    found = [as_read(outcome) for outcome in asyncio.run(outcomes(server.port, cases, *before))]
     wrong = {outcome.case.id: str(outcome) for outcome in found if not outcome.is_right}
     assert wrong.keys() == KNOWN_WRONG, wrong
 

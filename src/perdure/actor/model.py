@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import msgspec
 
+from perdure.actor.rate import RateOrRates, rates_of
 from perdure.base.errors import BadArgumentsError, DefinitionError, NotRunningError
 from perdure.base.texts import unstorable
 
@@ -56,6 +57,7 @@ class MethodOptions(msgspec.Struct, frozen=True):
     live: bool = False
     timeout_s: float | None = None  # over HTTP; None: Limits.call_timeout_s
     body_bytes_max: int | None = None  # None: Limits.call_body_bytes_max
+    rate: RateOrRates | None = None
 
 
 class ClassOptions(msgspec.Struct, frozen=True):
@@ -234,6 +236,7 @@ def expose(
     access: AccessRule | None = None,
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
+    rate: RateOrRates | None = None,
 ) -> Callable[[Function], Function]: ...
 def expose(
     function: Function | None = None,
@@ -241,6 +244,7 @@ def expose(
     access: AccessRule | None = None,
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
+    rate: RateOrRates | None = None,
 ) -> Function | Callable[[Function], Function]:
     """Make a method callable over HTTP. Without it, only code of this app can call it.
 
@@ -252,14 +256,21 @@ def expose(
             `Limits.call_timeout_s` has an effect.
         body_bytes_max: how long its arguments may be as JSON: BodyTooLargeError. Only less than
             `Limits.call_body_bytes_max` has an effect.
+        rate: how often it may be called over HTTP, a `Rate` or several: RateLimitError.
 
-    Raises DefinitionError if a bound is not above zero.
+    Raises DefinitionError if a bound is not above zero, or a rate is none.
     """
     if function is not None:
         return _with_options(function, exposed=True)
     check_bounds(timeout_s, body_bytes_max)
+    rates_of(rate)
     return lambda wrapped: _with_options(
-        wrapped, exposed=True, access=access, timeout_s=timeout_s, body_bytes_max=body_bytes_max
+        wrapped,
+        exposed=True,
+        access=access,
+        timeout_s=timeout_s,
+        body_bytes_max=body_bytes_max,
+        rate=rate,
     )
 
 

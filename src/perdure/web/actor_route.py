@@ -7,6 +7,7 @@ it is one call without a task, unless the app has to ask somebody who the caller
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -33,6 +34,7 @@ from perdure.web.entity_tags import TAGGED_BYTES_MIN, reply_tagged
 from perdure.web.live_wire import split_query
 from perdure.web.metrics import CallMeter
 from perdure.web.queries import values_of
+from perdure.web.rate_limits import RatesOfRoutes
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("perdure.web")
 
 _REQUEST_ID_BYTES_MAX = 255
+_READING = frozenset((b"GET", b"HEAD"))
 _REPLAYED = b"idempotent-replayed: true\r\n"
 
 
@@ -73,7 +76,11 @@ class ActorRoutes:
     """The exposed methods of an app, as an endpoint of the web server."""
 
     def __init__(
-        self, actor_types: list[ActorType], node: Node | Gateway, identify: Identify | None
+        self,
+        actor_types: list[ActorType],
+        node: Node | Gateway,
+        identify: Identify | None,
+        rates: RatesOfRoutes,
     ) -> None:
         self._node = node
         self._identify = identify
@@ -87,12 +94,34 @@ class ActorRoutes:
             }
             for route_name, actor_type in self._types.items()
         }
-
+        self._rates = {
+            method: found
+            for method in self._methods()
+            if (found := rates.of(method.options.rate, _rate_name(method))) is not None
+        }
+        for_all = frozenset(method for method in self._methods() if self._is_for_all(method))
+        self._open = for_all.difference(self._rates)
+        self._counted_at_once = (
+            for_all.intersection(self._rates) if node.counts_all else frozenset()
+        )
         self.meters = {
             method: CallMeter(_timeout_s(method, node))
             for exposed in self._exposed.values()
             for method in exposed.values()
         }
+
+    def _methods(self) -> Iterator[Method]:
+        """All that can be called or watched."""
+        for exposed in self._exposed.values():
+            yield from exposed.values()
+        for actor_type in self._types.values():
+            if actor_type.live_fields is not None:
+                yield actor_type.live_fields
+
+    def _is_for_all(self, method: Method) -> bool:
+        """True if everybody may call it, and nobody asks who that is."""
+        access = method.options.access or self._default_access
+        return self._identify is None and access == "anyone"
 
     def fold(self) -> None:
         """Count the calls that ended since the last time."""
@@ -126,18 +155,25 @@ class ActorRoutes:
         if exchange.method == b"POST" and (b"origin" in fields or b"sec-fetch-site" in fields):
             refuse_cross_site(exchange)
         request_id = _request_id(exchange) if b"idempotency-key" in fields else None
-        access = method.options.access or self._default_access
-        if self._identify is None and access == "anyone":
+        if method in self._open:
+            self._submit(method, key, exchange, None, request_id)
+        elif method in self._counted_at_once:
+            _refuse_other_methods(method, exchange)
+            self._rates[method].take(exchange, None, key)
             self._submit(method, key, exchange, None, request_id)
         else:
-            self._node.spawn(self._admit(method, key, exchange, access, request_id))
+            self._node.spawn(self._admit(method, key, exchange, request_id))
 
     async def _admit(
-        self, method: Method, key: str, exchange: "Exchange", access: Any, request_id: str | None
+        self, method: Method, key: str, exchange: "Exchange", request_id: str | None
     ) -> None:
         """Find out who calls, and whether they may; only then look at what they sent."""
         try:
             caller = await caller_of(self._identify, exchange)
+            if method in self._rates:
+                _refuse_other_methods(method, exchange)
+                await self._count(method, exchange, caller, key)
+            access = method.options.access or self._default_access
             await check_access(access, caller, key)
             if request_id is not None and caller is not None:
                 # nobody replays another's; a header cannot hold the line end, so no two mix
@@ -185,10 +221,17 @@ class ActorRoutes:
             if self._node.passes_arguments_on:
                 return msgspec.Raw(exchange.body or b"{}")
             return method.arguments_from_json(exchange.body)
-        if method.read and exchange.method in {b"GET", b"HEAD"}:
+        if method.read and exchange.method in _READING:
             return method.arguments_from_text(values_of(exchange.query))
-        allowed = "GET, HEAD, POST" if method.read else "POST"
-        raise MethodNotAllowedError(f"{method} answers {allowed}", allowed)
+        raise _method_not_allowed(method)
+
+    async def _count(
+        self, method: Method, exchange: "Exchange", caller: Caller | None, key: str
+    ) -> None:
+        """Raise RateLimitError if this is asked too often."""
+        rates = self._rates.get(method)
+        if rates is not None and (waiting := rates.take(exchange, caller, key)) is not None:
+            await waiting
 
     # -- live views ------------------------------------------------------------------------------
 
@@ -212,6 +255,7 @@ class ActorRoutes:
         key = key_of_path_segment(parts[2], self._node.limits.key_bytes_max)
         refuse_cross_site(exchange)
         caller = await caller_of(self._identify, exchange)
+        await self._count(method, exchange, caller, key)
         await check_access(method.options.access or self._default_access, caller, key)
         values, token = split_query(exchange.query, exchange.header(b"last-event-id"))
         return self._node.live.subscribe(method, key, method.arguments_from_text(values), token)
@@ -246,6 +290,21 @@ def _request_id(exchange: "Exchange") -> str:
             "Idempotency-Key",
         )
     return value.decode("latin-1")
+
+
+def _rate_name(method: Method) -> str:
+    return f"{method.actor_type.route_name}.{method.name}"
+
+
+def _refuse_other_methods(method: Method, exchange: "Exchange") -> None:
+    """Raise MethodNotAllowedError where the HTTP method is not answered."""
+    if exchange.method != b"POST" and not (method.read and exchange.method in _READING):
+        raise _method_not_allowed(method)
+
+
+def _method_not_allowed(method: Method) -> MethodNotAllowedError:
+    allowed = "GET, HEAD, POST" if method.read else "POST"
+    return MethodNotAllowedError(f"{method} answers {allowed}", allowed)
 
 
 def _timeout_s(method: Method, node: Node | Gateway) -> float:

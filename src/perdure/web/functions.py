@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, Union, Unpack
 import msgspec
 
 from perdure.actor.model import AccessRule, Caller, MethodOptions, check_bounds
+from perdure.actor.rate import RateOrRates, rates_of
 from perdure.actor.signature import (
     NO_FIT,
     TakesArguments,
@@ -35,6 +36,7 @@ class Rules(TypedDict, total=False):
     access: AccessRule | None
     timeout_s: float | None
     body_bytes_max: int | None
+    rate: RateOrRates | None
 
 
 class Decorator(Protocol):
@@ -147,6 +149,7 @@ class Functions:
             raise DefinitionError(f"{path}: functions are registered before the App starts")
         options = MethodOptions(exposed=True, **rules)
         check_bounds(options.timeout_s, options.body_bytes_max)
+        rates_of(options.rate)
 
         def register(function: Wrapped) -> Wrapped:
             compiled = Function(method, path, function, options)
@@ -225,7 +228,7 @@ class Registration:
         access: `anyone`, `signed_in`, `owner` (the path has `{key}`, which is the caller's id), or
             a function `(caller, key) -> bool`, which may be async and gets "" for a path without
             `{key}`. By default `signed_in` where the App has `identify`, else `anyone`.
-        timeout_s, body_bytes_max: as with `expose`.
+        timeout_s, body_bytes_max, rate: as with `expose`.
 
     Raises DefinitionError.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from perdure.web.openapi_formats import as_text
-from perdure.web.openapi_problems import problem_components, problem_responses
+from perdure.web.openapi_problems import RATE_HEADERS, problem_components, problem_responses
 from perdure.web.openapi_schemas import Schemas
 from perdure.web.operations import Operation
 
@@ -158,18 +158,24 @@ class _Writer:
     def _success(self) -> dict[str, Any]:
         if self._operation.is_live:
             stream = {"schema": {"type": "string"}}
-            return {
-                "description": "Server-Sent Events: `snapshot`, then `patch` (RFC 7396).",
-                "content": {"text/event-stream": stream},
-            }
+            return self._with_headers(
+                {
+                    "description": "Server-Sent Events: `snapshot`, then `patch` (RFC 7396).",
+                    "content": {"text/event-stream": stream},
+                }
+            )
         schema = self._schemas.of(self._operation.result_type)
         response: dict[str, Any] = {
             "description": "The result.",
             "content": {"application/json": {"schema": schema}},
         }
-        if self._operation.is_idempotent:
-            response["headers"] = {"Idempotent-Replayed": _REPLAYED}
-        return response
+        return self._with_headers(response)
+
+    def _with_headers(self, response: dict[str, Any]) -> dict[str, Any]:
+        headers = {"Idempotent-Replayed": _REPLAYED} if self._operation.is_idempotent else {}
+        if self._operation.is_limited:
+            headers |= RATE_HEADERS
+        return response | {"headers": headers} if headers else response
 
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:

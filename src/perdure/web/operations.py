@@ -39,6 +39,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     in_body: bool  # its arguments are a JSON object; else query parameters
     method: Method | None = None  # of an actor; None: a plain function
     is_live: bool = False  # it is answered with events
+    is_limited: bool = False  # it has a rate
 
     @property
     def is_idempotent(self) -> bool:
@@ -108,6 +109,7 @@ def _of_method(
         in_body=http_method == "POST",
         method=method,
         is_live=is_live,
+        is_limited=method.options.rate is not None,
     )
 
 
@@ -123,4 +125,5 @@ def _of_function(function: Function, default_access: AccessRule) -> Operation:
         result_type=function.result_type,
         access=function.options.access or default_access,
         in_body=function.has_body,
+        is_limited=function.options.rate is not None,
     )

@@ -19,6 +19,7 @@ _HOST = re.compile(
 )
 _PORT_MAX = 65_535
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
+_HASH = ord("#")  # a number is looked for at once, bytes only after a failed attempt at one
 _RARE = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 _SINGLE = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
@@ -107,7 +108,7 @@ def split_target(method: bytes, target: bytes, host: bytes | None) -> tuple[byte
 
     Raises: RefusedError.
     """
-    if b"#" in target:
+    if _HASH in target:
         raise RefusedError(400, "a target has no fragment")
     if target[:1] == b"/":
         path, _, query = target.partition(b"?")
