@@ -58,7 +58,7 @@ ATTACKS = {
     "slow bodies of calls": "-B -i 1 -s 8192 /counter/a/add",
     "slow reading of a file": "-X -w 10 -y 20 -n 1 -z 32 -k 3 /files/big.bin",
     "slow reading of long answers": "-X -w 10 -y 20 -n 1 -z 32 -k 3 /counter/a/long",
-    "many ranges": "-R -a 5 -b 2000 -t GET /files/big.bin",
+    "many ranges": "-R -a 5 -b 2000 -t GET /files/small.bin",
 }
 
 
@@ -104,6 +104,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
     folder = tmp_path_factory.mktemp("slow")
     (folder / "public").mkdir()
     (folder / "public" / "big.bin").write_bytes(bytes(range(256)) * 40_000)
+    (folder / "public" / "small.bin").write_bytes(bytes(range(256)) * 1_000)
     with Supervised(folder, APP) as server:
         server.wait_ready()
         server.ask("GET", "/counter/a/long")
