@@ -115,7 +115,7 @@ def commands() -> list[tuple[str, ...]]:
 def test_every_command_and_option_is_in_the_reference() -> None:
     text = (REFERENCE / "command-line.md").read_text()
     listed = commands()
-    assert len(listed) == 15
+    assert len(listed) == 17
     for command in listed:
         heading = f"## `perdure {' '.join(command)}"
         assert heading in text

@@ -251,6 +251,11 @@ class App(Registration):
         """How many actors of each class are in this process's memory, by the store's class name."""
         return self._node.awake() if self._node else {}
 
+    @property
+    def title(self) -> str:
+        """What its documentation calls it."""
+        return self._docs.about.title
+
     async def spend(self, rate: Rate, subject: str) -> None:
         """Count something for a subject under a rate with a name, as routes count requests.
 

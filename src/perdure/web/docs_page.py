@@ -57,10 +57,14 @@ class DocsPages:
         else:
             exchange.reply(200, self._document, b"application/json", _NOT_CACHED)
 
+    @property
+    def about(self) -> Docs:
+        """What is said of the App as a whole."""
+        return self._docs if isinstance(self._docs, Docs) else Docs()
+
     @cached_property
     def _document(self) -> bytes:
-        docs = self._docs if isinstance(self._docs, Docs) else Docs()
-        return encode(openapi_of(self._operations(), docs, self._identify))
+        return encode(openapi_of(self._operations(), self.about, self._identify))
 
     def _is_shown_to(self, exchange: "Exchange") -> bool:
         if self._docs is None:

@@ -1,0 +1,40 @@
+"""`perdure client`: files are written, and none is overwritten that somebody else wrote."""
+
+from pathlib import Path
+
+import pytest
+from tests.unit.cli.invoking import perdure
+
+from perdure.cli import failures
+
+APP = "tests.unit.client.everything"
+
+
+@pytest.mark.parametrize("language", ["python", "typescript"])
+def test_a_client_is_written_to_a_file_or_shown(tmp_path: Path, language: str) -> None:
+    path = tmp_path / "client"
+    shown = perdure("client", language, APP)
+    assert shown.exit_code == 0
+    for _ in range(2):  # a file of its own is replaced
+        assert perdure("client", language, APP, "-o", path).exit_code == 0
+        assert path.read_text("utf-8") == shown.output
+        path.write_text(path.read_text("utf-8") + "\n\n")
+
+
+def test_no_other_file_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("precious = True\n")
+    done = perdure("client", "python", APP, "-o", path)
+    assert done.exit_code == failures.CANNOT_CREATE
+    assert "is not a file that `perdure client` wrote" in done.errors
+    assert path.read_text() == "precious = True\n"
+
+
+def test_what_cannot_be_written_or_loaded_is_told_in_a_line(tmp_path: Path) -> None:
+    done = perdure("client", "python", APP, "-o", tmp_path / "no" / "such" / "folder.py")
+    assert done.exit_code == failures.CANNOT_CREATE
+    assert "No such file" in done.errors
+    assert perdure("client", "python", APP, "-o", tmp_path).exit_code == failures.CANNOT_CREATE
+    done = perdure("client", "typescript", tmp_path / "no_app.py")
+    assert done.exit_code == failures.NO_INPUT
+    assert perdure("client").exit_code in {0, 2}
