@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 import msgspec
 
@@ -32,6 +32,7 @@ from perdure.web.access import Identify, caller_of, check_access, check_body, re
 from perdure.web.entity_tags import TAGGED_BYTES_MIN, reply_tagged
 from perdure.web.live_wire import split_query
 from perdure.web.metrics import CallMeter
+from perdure.web.queries import values_of
 from perdure.web.rate_limits import RatesOfRoutes
 
 if TYPE_CHECKING:
@@ -227,8 +228,7 @@ class ActorRoutes:
                 return msgspec.Raw(exchange.body or b"{}")
             return method.arguments_from_json(exchange.body)
         if method.read and exchange.method in _READING:
-            pairs = parse_qsl(exchange.query.decode(errors="replace"), keep_blank_values=True)
-            return method.arguments_from_text(dict(pairs))
+            return method.arguments_from_text(values_of(exchange.query))
         raise _method_not_allowed(method)
 
     async def _count(
