@@ -102,7 +102,7 @@ class _Line:
 class MessageTurn(Turn, kw_only=True):
     """A turn that delivers a message."""
 
-    is_delivery = True
+    is_delivery = asks_first = True
 
     outbox: "Outbox"
     line: _Line

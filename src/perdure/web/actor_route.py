@@ -7,6 +7,8 @@ it is one call without a task, unless the app has to ask somebody who the caller
 import asyncio
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
@@ -14,6 +16,7 @@ import msgspec
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import Caller
+from perdure.actor.state_tags import Look
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     BadArgumentsError,
@@ -29,7 +32,7 @@ from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
 from perdure.web.access import Identify, caller_of, check_access, check_body, refuse_cross_site
-from perdure.web.entity_tags import TAGGED_BYTES_MIN, reply_tagged
+from perdure.web.entity_tags import reply_tagged, wanted_states
 from perdure.web.live_wire import split_query
 from perdure.web.metrics import CallMeter
 
@@ -53,8 +56,6 @@ class HttpTurn(Turn, kw_only=True):
         self.meter.note(self.node.now_s() - self.deadline_s)
         if self.replayed:
             self.exchange.reply(200, body, extra=_REPLAYED)
-        elif len(body) >= TAGGED_BYTES_MIN and self.exchange.method != b"POST":
-            reply_tagged(self.exchange, body)
         else:
             self.exchange.reply(200, body)
 
@@ -66,6 +67,28 @@ class HttpTurn(Turn, kw_only=True):
         past_deadline_s = self.node.now_s() - self.deadline_s
         self.meter.failed(getattr(error, "status", 500), past_deadline_s)
         self.exchange.reply_problem(error)
+
+
+class LookingHttpTurn(HttpTurn, kw_only=True):
+    """A GET, or what came with If-Match: it looks at the state that it begins on."""
+
+    asks_first = True
+
+    look: Look
+
+    def begin(self) -> bool:
+        return self.look.begin(self)
+
+    @property
+    def holds_alone(self) -> bool:
+        return self.look.wanted is not None or super().holds_alone
+
+    def succeed(self, body: bytes) -> None:
+        if self.replayed or self.exchange.method == b"POST":
+            super().succeed(body)
+        else:
+            self.meter.note(self.node.now_s() - self.deadline_s)
+            reply_tagged(self.exchange, body, self.look.tag(self))
 
 
 class ActorRoutes:
@@ -166,7 +189,10 @@ class ActorRoutes:
         if options.timeout_s is not None:
             # for one that waits behind others: the mailbox looks at deadlines when their turn comes
             exchange.expires_s = time.monotonic() + timeout_s
-        turn = HttpTurn(
+        make_turn: Callable[..., HttpTurn] = HttpTurn
+        if exchange.method != b"POST" or b"if-match" in exchange.fields:
+            make_turn = partial(LookingHttpTurn, look=Look(wanted_states(exchange)))
+        turn = make_turn(
             method,
             self._arguments(method, exchange),
             deadline_s=self._node.now_s() + timeout_s,

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from perdure.actor.model import Caller
 from perdure.base.codec import encode
 from perdure.base.errors import (
+    BadArgumentsError,
     DeadlineError,
     MethodNotAllowedError,
     OverloadedError,
@@ -47,6 +48,10 @@ class FunctionRoutes:
         """Answer one request when its function has ended."""
         try:
             function = _function_for(match, exchange)
+            if b"if-match" in exchange.fields:
+                raise BadArgumentsError(
+                    "a plain function has no state for If-Match; an actor's method has", "If-Match"
+                )
             if function.method != b"GET":
                 refuse_cross_site(exchange)
             if self._running >= self._node.limits.functions_running_max:
