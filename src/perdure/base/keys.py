@@ -11,6 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 from perdure.base.errors import InvalidKeyError
 
+_PERCENT = ord("%")  # a number is looked for at once, bytes only after a failed attempt at one
+
 
 def normalize_key(key: str, bytes_max: int = 512) -> str:
     """Return the stored form of `key`; raises InvalidKeyError when it may not be a key."""
@@ -24,7 +26,7 @@ def normalize_key(key: str, bytes_max: int = 512) -> str:
 
 def key_of_path_segment(segment: bytes, bytes_max: int = 512) -> str:
     """Decode one raw, percent-encoded path segment into a key; raises InvalidKeyError."""
-    if b"%" in segment:
+    if _PERCENT in segment:
         segment = unquote_to_bytes(segment)
     try:
         return normalize_key(segment.decode(), bytes_max)

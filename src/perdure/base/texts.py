@@ -24,4 +24,5 @@ def unstorable(text: str) -> str | None:
 
 def holds_nul(encoded: bytes) -> bool:
     """True if a text in this JSON holds NUL."""
-    return b"\\u0000" in encoded and _NUL.search(encoded) is not None
+    # `in` would first try to take the bytes for a number, at the cost of an exception
+    return encoded.find(b"\\u0000") >= 0 and _NUL.search(encoded) is not None

@@ -60,6 +60,7 @@ class HttpProtocol(ClientTransport):
         self._handle = shared.endpoint.handle
         self._edge = shared.edge
         self._depth_max = shared.limits.pipeline_depth_max
+        self._header_count_max = shared.limits.header_count_max
         self._one_bite_bytes = min(_ONE_BITE_BYTES, shared.limits.header_bytes_max)
         self._bite_bytes = min(_BITE_BYTES, shared.limits.header_bytes_max)
         self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
@@ -170,7 +171,9 @@ class HttpProtocol(ClientTransport):
         version = parser.get_http_version()
         headers = self._headers
         fields = dict(headers)
-        self._check_size()
+        # A head that came in one bite cannot be longer than the limit.
+        if self._head_bytes or len(headers) > self._header_count_max:
+            self._check_size()
         is_rare = check_fields(method, version, headers, fields)
         host = fields.get(b"host")
         if host is None or host != self._good_host:
@@ -400,15 +403,11 @@ class HttpProtocol(ClientTransport):
                 self._refuse(RefusedError(400, "there is more framing than body"))
 
     def _check_size(self) -> None:
-        limits = self.shared.limits
-        headers = self._headers
-        if len(headers) > limits.header_count_max:
+        if len(self._headers) > self._header_count_max:
             raise RefusedError(431, "there are too many headers")
-        # A head that came in one bite cannot be longer than the limit.
-        if self._head_bytes:
-            size_bytes = sum(len(name) + len(value) + 4 for name, value in headers)
-            if size_bytes > limits.header_bytes_max:
-                raise RefusedError(431)
+        size_bytes = sum(len(name) + len(value) + 4 for name, value in self._headers)
+        if size_bytes > self.shared.limits.header_bytes_max:
+            raise RefusedError(431)
 
     def _admit(self, exchange: Exchange, is_rare: bool) -> None:
         """Decides where the body goes. Raises: RefusedError when it is too long to go anywhere."""

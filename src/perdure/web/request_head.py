@@ -16,6 +16,7 @@ _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
 )
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
+_HASH = ord("#")  # a number is looked for at once, bytes only after a failed attempt at one
 _RARE = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 _SINGLE = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
@@ -104,7 +105,7 @@ def split_target(method: bytes, target: bytes, host: bytes | None) -> tuple[byte
 
     Raises: RefusedError.
     """
-    if b"#" in target:
+    if _HASH in target:
         raise RefusedError(400, "a target has no fragment")
     if target[:1] == b"/":
         path, _, query = target.partition(b"?")
