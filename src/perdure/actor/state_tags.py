@@ -18,6 +18,7 @@ Invariants:
 """
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -79,8 +80,12 @@ class Look(msgspec.Struct, eq=False):
 
 
 def _tag(activation: "Activation", version: int, at_ms: int) -> str:
+    if not version:
+        at_ms = 0  # what was never written has no time
+    return _hash(activation.actor_type.name, activation.key, version, at_ms)
+
+
+@lru_cache(maxsize=4096)  # most reads find what the read before has found
+def _hash(*name: str | int) -> str:
     """With the actor in it, so that none of another actor fits by chance."""
-    name = f"{activation.actor_type.name}\n{activation.key}\n{version}"
-    if version:  # what was never written has no time
-        name += f"\n{at_ms}"
-    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(repr(name).encode(), digest_size=8).hexdigest()

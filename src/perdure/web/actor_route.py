@@ -7,8 +7,6 @@ it is one call without a task, unless the app has to ask somebody who the caller
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
@@ -74,7 +72,10 @@ class LookingHttpTurn(HttpTurn, kw_only=True):
 
     asks_first = True
 
-    look: Look
+    look: Look = None  # type: ignore[assignment]  # set as soon as it is made
+
+    def __post_init__(self) -> None:
+        self.look = Look(wanted_states(self.exchange))
 
     def begin(self) -> bool:
         return self.look.begin(self)
@@ -189,9 +190,9 @@ class ActorRoutes:
         if options.timeout_s is not None:
             # for one that waits behind others: the mailbox looks at deadlines when their turn comes
             exchange.expires_s = time.monotonic() + timeout_s
-        make_turn: Callable[..., HttpTurn] = HttpTurn
+        make_turn = HttpTurn
         if exchange.method != b"POST" or b"if-match" in exchange.fields:
-            make_turn = partial(LookingHttpTurn, look=Look(wanted_states(exchange)))
+            make_turn = LookingHttpTurn
         turn = make_turn(
             method,
             self._arguments(method, exchange),

@@ -43,10 +43,10 @@ def reply_tagged(exchange: "Exchange", body: bytes, state: str = "") -> None:
         exchange.reply(200, body)
         return
     value = hashlib.blake2b(body, digest_size=16).hexdigest()
-    tag = b'"%b"' % (f"{value}-{state}" if state else value).encode()
-    lines = b"etag: %b\r\ncache-control: private, no-cache\r\n" % tag
-    known = exchange.header(b"if-none-match")
-    if known is not None and _holds(known, tag):
+    tag = f'"{value}-{state}"' if state else f'"{value}"'
+    lines = f"etag: {tag}\r\ncache-control: private, no-cache\r\n".encode()
+    known = exchange.fields.get(b"if-none-match")
+    if known is not None and _holds(exchange.header(b"if-none-match") or known, tag.encode()):
         exchange.reply(304, b"", extra=lines)
     else:
         exchange.reply(200, body, extra=lines)
@@ -57,9 +57,9 @@ def wanted_states(exchange: "Exchange") -> list[str] | None:
 
     Raises BadArgumentsError for what is no list of tags: to go on without it would overwrite.
     """
-    asked = exchange.header(b"if-match")
-    if asked is None:
+    if b"if-match" not in exchange.fields:
         return None
+    asked = exchange.header(b"if-match") or b""
     if asked.strip() == b"*":
         return [ANY]
     if not _IS_LIST(asked):

@@ -38,6 +38,22 @@ _IDEMPOTENCY_KEY = {
     "and gets the first answer.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag of an earlier GET of the same actor: the call is made only if the "
+    "state is still that which the answer was made from. `*`: if it was ever written.",
+    "schema": {
+        "type": "string",
+        "pattern": r'^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$',
+        "examples": ["*"],
+    },
+}
+_ETAG = {
+    "description": "For If-None-Match, and for If-Match where it was made from a state.",
+    "schema": {"type": "string"},
+}
 _REPLAYED = {
     "description": "`true` if this is the answer to an earlier call with this Idempotency-Key.",
     "schema": {"type": "string", "enum": ["true"]},
@@ -73,7 +89,7 @@ def openapi_of(
         info["description"] = docs.description
     components: dict[str, Any] = {
         **problem_components(),
-        "parameters": {"Idempotency-Key": _IDEMPOTENCY_KEY},
+        "parameters": {"Idempotency-Key": _IDEMPOTENCY_KEY, "If-Match": _IF_MATCH},
     }
     components["schemas"] = schemas.components | components["schemas"]
     if identify is not None:
@@ -127,6 +143,8 @@ class _Writer:
             parameters[0]["schema"] = _KEY
         if operation.is_idempotent:
             parameters.append({"$ref": "#/components/parameters/Idempotency-Key"})
+        if operation.takes_if_match:
+            parameters.append({"$ref": "#/components/parameters/If-Match"})
         if not operation.in_body:
             required = self._schemas.of(operation.arguments_type).get("required", [])
             parameters += [
@@ -159,9 +177,17 @@ class _Writer:
             "description": "The result.",
             "content": {"application/json": {"schema": schema}},
         }
-        if self._operation.is_idempotent:
-            response["headers"] = {"Idempotent-Replayed": _REPLAYED}
+        if headers := self._headers():
+            response["headers"] = headers
         return response
+
+    def _headers(self) -> dict[str, Any]:
+        headers: dict[str, Any] = {}
+        if self._operation.is_idempotent:
+            headers["Idempotent-Replayed"] = _REPLAYED
+        if self._operation.http_method == "GET":
+            headers["ETag"] = _ETAG
+        return headers
 
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:

@@ -46,6 +46,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         return self.method is not None and self.http_method == "POST"
 
     @property
+    def takes_if_match(self) -> bool:
+        """True if it may come with an If-Match that is honoured."""
+        return self.method is not None and not self.is_live
+
+    @property
     def documentation(self) -> tuple[str, str]:
         """The first paragraph of the docstring on one line, and the rest of it."""
         text = inspect.getdoc(self.function) or ""

@@ -10,8 +10,10 @@ import httpx
 import pytest
 
 from perdure import Actor, App, Limits, Log, Map, expose, interleave, read, relaxed
+from perdure.base.clock import SystemClock
 from perdure.cluster import frames, handshake
 from perdure.runtime.place import Place
+from perdure.store.memory import MemoryStore
 from perdure.testing import async_test, crash, running
 
 KEY = b"a key for tests, 32 bytes long.."
@@ -265,6 +267,20 @@ def test_a_replay_gives_the_first_answer_though_the_state_has_changed(
     asking()
 
 
+@async_test
+async def test_it_holds_with_a_key_where_the_store_has_to_be_waited_for() -> None:
+    store = MemoryStore()
+    store.reads_never_wait = False
+    async with running(page_class(), store=store) as app, client(app) as http:
+        stale = await tag_of(http)
+        await http.post("/page/a/replace", json={"lines": ["1"]})
+        key = {"headers": {"idempotency-key": "k"}}
+        assert (await put(http, stale, lines=["2"], **key)).status_code == 412
+        assert (await http.get("/page/a/show")).json() == ["1"]
+        assert (await put(http, await tag_of(http), lines=["2"], **key)).json() == ["2"]
+        assert (await put(http, stale, lines=["2"], **key)).json() == ["2"]
+
+
 @both
 def test_entries_of_collections_are_part_of_the_state(serving: Any, tmp_path: Path) -> None:
     @async_test
@@ -284,7 +300,9 @@ async def test_an_actor_that_was_forgotten_and_made_anew_is_another() -> None:
     async with running(page_class()) as app, client(app) as http:
         await http.post("/page/a/replace", json={"lines": ["x"]})
         tag = await tag_of(http)
-        await asyncio.sleep(0.002)  # by the clock that the tag is made with
+        read_at_ms = SystemClock().wall_ms()
+        while SystemClock().wall_ms() == read_at_ms:  # the clock that tags are made with
+            await asyncio.sleep(0)
         await http.post("/page/a/drop")
         assert (await put(http, tag)).status_code == 412
         await http.post("/page/a/replace", json={"lines": ["x"]})
