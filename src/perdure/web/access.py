@@ -73,7 +73,7 @@ def _connection_of(exchange: "Exchange") -> HTTPConnection:
             "raw_path": exchange.path,
             "root_path": "",
             "query_string": exchange.query,
-            "headers": exchange.headers,
+            "headers": exchange.headers.copy(),  # other requests may share them
             "client": exchange.client,
         }
     )

@@ -271,7 +271,7 @@ def scope_of(shared: Shared, exchange: Exchange, server: tuple[str, int] | None)
         "raw_path": shared.root_path.encode("ascii") + exchange.path,
         "query_string": exchange.query,
         "root_path": shared.root_path,
-        "headers": exchange.headers,
+        "headers": exchange.headers.copy(),  # apps may change theirs; other requests share these
         "client": exchange.client,
         "server": server,
         "state": shared.state.copy(),

@@ -56,10 +56,12 @@ class Edge:
         exchange.request_id = told.encode()
         if name is not None:
             return
+        # anew, not in place: other requests of this connection may share them
+        others = exchange.headers
         if given is not None:
-            exchange.headers = [header for header in exchange.headers if header[0] != _NAME]
-        exchange.headers.append((_NAME, exchange.request_id))
-        exchange.fields[_NAME] = exchange.request_id
+            others = [header for header in others if header[0] != _NAME]
+        exchange.headers = [*others, (_NAME, exchange.request_id)]
+        exchange.fields = {**exchange.fields, _NAME: exchange.request_id}
 
     def log(self, exchange: Exchange, sent_bytes: int = 0) -> None:
         """Write its line, unless that has been done."""

@@ -1,29 +1,26 @@
-"""HTTP/1.0 and 1.1 on one connection: parsing, limits, keep-alive, pipelining, order of replies.
+"""HTTP/1.0 and 1.1 on one connection: parsing, limits, timeouts. The replies are in `pipeline`.
 
 It exists because no Python server has both the checks and the speed: each request costs a handful
-of parser callbacks, one Exchange and one `transport.write`, and no task, future or timer.
+of parser callbacks, or none where its header block is known, one Exchange and one
+`transport.write`, and no task, future or timer.
 
 Invariants:
-- Replies leave in the order of their requests; only the first of `_pipeline` may write.
-- `_arriving` is the exchange whose body is still incomplete, and always the last of `_pipeline`.
-- After phase DONE nothing that arrives is parsed, and the connection ends with the last reply.
-- Bytes that were read and not yet parsed (`_held`) exist only while reading is paused.
+- Whatever came over a connection before, a request means what the parser would find in it.
+- A request whose head is refused has no effect, and is the last of its connection.
 """
 
 import asyncio
-from collections import deque
-from typing import Any, cast
+from typing import cast
 
 import httptools
 
-from perdure.runtime.live import Subscription
-from perdure.web.asgi import AsgiCall, scope_of
-from perdure.web.event_stream import EventStream
+from perdure.web.asgi import AsgiCall
 from perdure.web.exchange import Exchange
 from perdure.web.ignored_upgrade import parser_behind_head
+from perdure.web.known_heads import KnownHeads
 from perdure.web.live_socket import LiveSocket
+from perdure.web.pipeline import BODY, DONE, HEAD, IDLE, IGNORED_UPGRADE, Pipeline
 from perdure.web.problems import CONTENT_TYPE, problem
-from perdure.web.replies import CONTINUE
 from perdure.web.request_head import (
     RefusedError,
     check_fields,
@@ -32,7 +29,6 @@ from perdure.web.request_head import (
     split_target,
 )
 from perdure.web.shared import Shared, logger
-from perdure.web.transport import ClientTransport
 from perdure.web.websocket import WebSocketConnection, check_handshake
 
 # A longer read is cut at each empty line, so that pipelining can stop at its limit: httptools
@@ -46,29 +42,23 @@ _FRAMING_FACTOR = 16
 _LINGER_S = 2.0  # how long a refused client may go on sending before its connection is closed
 _REFUSED_CONNECTIONS_MAX = 100  # told 503 and not just cut off, at one time
 
-_IDLE, _HEAD, _BODY, _IGNORED_UPGRADE, _DONE = range(5)
 
-
-class HttpProtocol(ClientTransport):
+class HttpProtocol(Pipeline):
     """One client connection. All methods run on the server's event loop."""
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
-        self.dates = shared.dates
-        self.replies = shared.replies
+        limits = shared.limits
         self._match = shared.endpoint.match
         self._handle = shared.endpoint.handle
-        self._edge = shared.edge
-        self._depth_max = shared.limits.pipeline_depth_max
-        self._header_count_max = shared.limits.header_count_max
-        self._one_bite_bytes = min(_ONE_BITE_BYTES, shared.limits.header_bytes_max)
-        self._bite_bytes = min(_BITE_BYTES, shared.limits.header_bytes_max)
+        self._header_count_max = limits.header_count_max
+        self._call_body_bytes_max = limits.call_body_bytes_max
+        self._one_bite_bytes = min(
+            _ONE_BITE_BYTES, limits.header_bytes_max, limits.target_bytes_max
+        )
+        self._bite_bytes = min(_BITE_BYTES, limits.header_bytes_max)
         self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
-        self._pipeline: deque[Exchange] = deque()
-        self._arriving: Exchange | None = None
         self._successor: WebSocketConnection | None = None
-        self._phase = _IDLE
-        self._stamp_s = shared.dates.now_s  # of the head's begin, the body's last byte, or a reply
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
@@ -77,11 +67,7 @@ class HttpProtocol(ClientTransport):
         self._raw_bytes = 0  # with the chunked framing
         self._body_bytes_max = 0
         self._good_host: bytes | None = None
-        self._held = b""
-        self._is_biting = False
-        self._is_paused = False
-        self._is_lingering = False
-        self._owes_continue = False
+        self._known_heads = KnownHeads()
         self._was_used = False
 
     # --- the transport's callbacks
@@ -91,7 +77,7 @@ class HttpProtocol(ClientTransport):
         super().connection_made(transport)
         connections_max = shared.limits.connections_max
         if len(shared.connections) >= connections_max + _REFUSED_CONNECTIONS_MAX:
-            self._phase = _DONE
+            self._phase = DONE
             shared.connections_refused += 1
             self.transport.abort()
             return
@@ -103,19 +89,19 @@ class HttpProtocol(ClientTransport):
             self._refuse_connection()
 
     def data_received(self, data: bytes) -> None:
-        if self._phase == _DONE:
+        if self._phase == DONE:
             if self._successor is not None:
                 self._successor.data_received(data)
         elif len(data) > self._one_bite_bytes or self._is_paused or self.dates.closing:
             self._held += data
             self._feed_in_bites()
-        else:
+        elif self._phase or not self._take_known(data):
             self._feed(data)
 
     def eof_received(self) -> bool:
         if not self._pipeline or self._arriving is not None:
             return False  # nothing that could still be answered: the transport closes itself
-        self._phase = _DONE
+        self._phase = DONE
         self._pipeline[-1].keep_alive = False
         for exchange in self._pipeline:
             if exchange.call is not None:
@@ -124,7 +110,7 @@ class HttpProtocol(ClientTransport):
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
-        self._phase = _DONE
+        self._phase = DONE
         self._held = b""
         self._arriving = None
         # The parser holds this object's bound methods: without this the pair waits for the
@@ -149,9 +135,9 @@ class HttpProtocol(ClientTransport):
     # --- the parser's callbacks
 
     def on_message_begin(self) -> None:
-        if self._phase == _DONE:
+        if self._phase == DONE:
             raise RefusedError(400)  # stops the parser; the answer is never sent
-        self._phase = _HEAD
+        self._phase = HEAD
         self._stamp_s = self.dates.now_s
         self._target = b""
         self._headers = []
@@ -181,6 +167,8 @@ class HttpProtocol(ClientTransport):
             self._good_host = host
         path, query = split_target(method, self._target, host)
         keep_alive = parser.should_keep_alive()
+        if keep_alive and not is_rare and version == "1.1":
+            self._known_heads.learn(headers, fields)
         exchange = Exchange(
             method,
             path,
@@ -195,14 +183,7 @@ class HttpProtocol(ClientTransport):
             keep_alive and version == "1.1" and method != b"HEAD",
             self._match(method, path),
         )
-        if self._edge is not None:
-            self._edge.note(exchange)
-        self._phase = _BODY
-        self._body_bytes = 0
-        self._raw_bytes = 0
-        self._arriving = exchange
-        self._pipeline.append(exchange)
-        self._admit(exchange, is_rare)
+        self._begin(exchange, is_rare=is_rare)
 
     def on_body(self, data: bytes) -> None:
         exchange = cast("Exchange", self._arriving)
@@ -218,15 +199,19 @@ class HttpProtocol(ClientTransport):
             exchange.body = data
 
     def on_message_complete(self) -> None:
-        if self._phase == _IGNORED_UPGRADE:
+        if self._phase == IGNORED_UPGRADE:
             return
         exchange = cast("Exchange", self._arriving)
         self._arriving = None
-        self._phase = _IDLE if exchange.keep_alive else _DONE
-        self.shared.requests_total += 1
+        self._phase = IDLE if exchange.keep_alive else DONE
         if self._parts:
             exchange.body += b"".join(self._parts)
             self._parts = []
+        self._dispatch(exchange)
+
+    def _dispatch(self, exchange: Exchange) -> None:
+        """A request has come to its end."""
+        self.shared.requests_total += 1
         route = exchange.route
         if route is None:
             self._complete_unrouted(exchange)
@@ -237,67 +222,6 @@ class HttpProtocol(ClientTransport):
             logger.exception("handler failed", extra={"path": exchange.path})
             if not exchange.replied:
                 exchange.reply_problem(error)
-
-    # --- replies
-
-    def answer(self, exchange: Exchange, data: bytes) -> None:
-        """Writes the whole reply, or the rest of it, when all earlier replies are written."""
-        if self._edge is not None:
-            self._edge.log(exchange, len(data))
-        pipeline = self._pipeline
-        if pipeline[0] is not exchange:
-            exchange.ready = data
-            return
-        pipeline.popleft()
-        self._stamp_s = self.dates.now_s
-        self.transport.write(data)
-        if pipeline or self._is_paused or self._phase == _DONE:
-            self._advance()
-
-    def keeps_alive(self, exchange: Exchange) -> bool:
-        """Says whether the connection stays open after this reply; False ends its reading."""
-        if exchange is self._arriving:
-            # The client may be sending a body for long, or, after Expect, not at all.
-            self._is_lingering = True
-            self._phase = _DONE
-            return False
-        if not exchange.keep_alive:
-            self._phase = _DONE
-            self._drop_behind(exchange)
-            return False
-        if self.dates.closing and self._is_last_read(exchange):
-            self._phase = _DONE
-            return False
-        return True
-
-    def scope_of(self, exchange: Exchange) -> dict[str, Any]:
-        """Returns the request as an ASGI http scope."""
-        return scope_of(self.shared, exchange, self.server)
-
-    def stream(self, exchange: Exchange, subscription: Subscription) -> None:
-        """Becomes an event stream when all earlier replies are written."""
-        exchange.call = EventStream(self, exchange, subscription)
-        exchange.keep_alive = False
-        self._phase = _DONE
-        self._drop_behind(exchange)
-        if self._pipeline[0] is exchange:
-            exchange.call.start()
-
-    def resume_if_possible(self) -> None:
-        """Goes on reading when none of the reasons to pause is left."""
-        if not self._is_paused or not self._may_read():
-            return
-        self._is_paused = False
-        if self._held:
-            self._feed_in_bites()
-        if not self._is_paused and not self.transport.is_closing():
-            self.transport.resume_reading()
-
-    def send_continue(self, exchange: Exchange) -> None:
-        """Asks the client for the body it holds back, unless that has been done."""
-        if self._owes_continue and exchange is self._arriving:
-            self._owes_continue = False
-            self.transport.write(CONTINUE)
 
     # --- the sweeper and the graceful stop
 
@@ -311,16 +235,17 @@ class HttpProtocol(ClientTransport):
         for exchange in list(self._pipeline):
             self._sweep_exchange(exchange, now_s)
         age_s = now_s - self._stamp_s - slack_s
-        if self._phase == _IDLE:
+        if self._phase == IDLE:
             if not self._pipeline:
+                self._known_heads.forget()
                 fresh = not self._was_used
                 if age_s > (limits.header_timeout_s if fresh else limits.idle_timeout_s):
                     self.transport.close()
-        elif self._phase == _DONE:
+        elif self._phase == DONE:
             if not self._pipeline and age_s > _LINGER_S:
                 self.transport.close()
         elif not self._is_paused:
-            is_head = self._phase == _HEAD
+            is_head = self._phase == HEAD
             if age_s > (limits.header_timeout_s if is_head else limits.body_timeout_s):
                 self._refuse(RefusedError(408))
 
@@ -338,8 +263,8 @@ class HttpProtocol(ClientTransport):
         """Closes if nothing is under way, and no first request can be either."""
         if not self._was_used and self.shared.expects_requests:
             return
-        if self._phase == _IDLE and not self._pipeline and not self._held:
-            self._phase = _DONE
+        if self._phase == IDLE and not self._pipeline and not self._held:
+            self._phase = DONE
             self.transport.close()
 
     def stop(self) -> None:
@@ -350,7 +275,7 @@ class HttpProtocol(ClientTransport):
 
     def abort(self) -> None:
         """Cuts the connection; replies that are not on their way yet go nowhere."""
-        self._phase = _DONE
+        self._phase = DONE
         for exchange in self._pipeline:
             exchange.closed = True
         self.transport.abort()
@@ -363,39 +288,85 @@ class HttpProtocol(ClientTransport):
         except httptools.HttpParserUpgrade as upgrade:
             self._leave_parser(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            if self._phase != _DONE:
+            if self._phase != DONE:
                 self._refuse(self._refusal_of(error))
         if self._phase:
             self._count_partial(len(data))
         if len(self._pipeline) >= self._depth_max and self._arriving is None:
             self._pause()
 
+    def _take_known(self, data: bytes) -> bool:
+        """Takes the one whole request that `data` is, if its header block is known; the parser
+        then hears nothing of it."""
+        found = self._known_heads.find(data)
+        if found is None:
+            return False
+        method, target, block, body = found
+        self._stamp_s = self.dates.now_s
+        path, _, query = target.partition(b"?")
+        exchange = Exchange(
+            method,
+            path,
+            query,
+            block.headers,
+            block.fields,
+            self.client,
+            self.scheme,
+            "1.1",
+            self,
+            True,
+            method != b"HEAD",
+            self._match(method, path),
+        )
+        if exchange.route is not None and len(body) <= self._call_body_bytes_max:
+            self._was_used = True
+            if self._edge is not None:
+                self._edge.note(exchange)
+            self._pipeline.append(exchange)
+            exchange.body = body
+            self._dispatch(exchange)
+        else:
+            self._take_apart(exchange, body)
+        if len(self._pipeline) >= self._depth_max:
+            self._pause()
+        return True
+
+    def _take_apart(self, exchange: Exchange, body: bytes) -> None:
+        """Takes a whole request as if its head and its body came one after the other."""
+        try:
+            self._begin(exchange, is_rare=False)
+            if body:
+                self.on_body(body)
+            self.on_message_complete()
+        except RefusedError as refusal:
+            self._refuse(refusal)
+
     def _feed_in_bites(self) -> None:
         if self._is_biting:
             return
         self._is_biting = True
         held, start = self._held, 0
-        while start < len(held) and not self._is_paused and self._phase != _DONE:
+        while start < len(held) and not self._is_paused and self._phase != DONE:
             end = held.find(b"\r\n\r\n", start, start + self._bite_bytes)
             end = start + self._bite_bytes if end < 0 else end + 4
             if self.dates.closing:
                 self._held = held[end:]  # `_is_last_read` wants to know
             self._feed(held[start:end])
             start = end
-        self._held = held[start:] if self._phase != _DONE else b""
+        self._held = held[start:] if self._phase != DONE else b""
         self._is_biting = False
         if self._successor is not None and start < len(held):
             self._successor.data_received(held[start:])
 
     def _count_partial(self, bite_bytes: int) -> None:
         limits = self.shared.limits
-        if self._phase == _HEAD:
+        if self._phase == HEAD:
             self._head_bytes += bite_bytes
             # Coarse, because the bite may hold the end of another body: `_check_size` is exact.
             coarse_max = limits.header_bytes_max + limits.target_bytes_max + self._bite_bytes
             if self._head_bytes > coarse_max:
                 self._refuse(RefusedError(431))
-        elif self._phase == _BODY:
+        elif self._phase == BODY:
             self._stamp_s = self.dates.now_s
             self._raw_bytes += bite_bytes
             framing_max = limits.header_bytes_max + self._bite_bytes
@@ -408,6 +379,17 @@ class HttpProtocol(ClientTransport):
         size_bytes = sum(len(name) + len(value) + 4 for name, value in self._headers)
         if size_bytes > self.shared.limits.header_bytes_max:
             raise RefusedError(431)
+
+    def _begin(self, exchange: Exchange, *, is_rare: bool) -> None:
+        """The head is complete. Raises: RefusedError when the body is too long to go anywhere."""
+        if self._edge is not None:
+            self._edge.note(exchange)
+        self._phase = BODY
+        self._body_bytes = 0
+        self._raw_bytes = 0
+        self._arriving = exchange
+        self._pipeline.append(exchange)
+        self._admit(exchange, is_rare)
 
     def _admit(self, exchange: Exchange, is_rare: bool) -> None:
         """Decides where the body goes. Raises: RefusedError when it is too long to go anywhere."""
@@ -436,7 +418,7 @@ class HttpProtocol(ClientTransport):
     def _upgrade(self, exchange: Exchange) -> bool:
         """Returns whether the connection becomes a WebSocket; other upgrades are ignored."""
         if exchange.fields[b"upgrade"].lower() != b"websocket":
-            self._phase = _IGNORED_UPGRADE
+            self._phase = IGNORED_UPGRADE
             return False
         check_handshake(exchange)
         route, exchange.route = exchange.route, None
@@ -457,8 +439,8 @@ class HttpProtocol(ClientTransport):
             self._begin_first()
             if rest:
                 self._successor.data_received(rest)
-        elif self._phase == _IGNORED_UPGRADE:
-            self._phase = _BODY
+        elif self._phase == IGNORED_UPGRADE:
+            self._phase = BODY
             exchange = cast("Exchange", self._arriving)
             self._parser = parser_behind_head(self, exchange)
             self._feed(rest)
@@ -478,7 +460,7 @@ class HttpProtocol(ClientTransport):
         if exchange.call is not None:
             exchange.call.complete()
             if exchange.call is self._successor:
-                self._phase = _DONE
+                self._phase = DONE
         elif exchange.path == b"*":
             exchange.reply(204, b"")
         elif b"upgrade" in exchange.fields and self.dates.closing:
@@ -486,55 +468,13 @@ class HttpProtocol(ClientTransport):
         else:
             exchange.reply(404, problem(404, "not-found", "Nothing is here"), CONTENT_TYPE)
 
-    def _advance(self) -> None:
-        pipeline = self._pipeline
-        ready = []
-        while pipeline and pipeline[0].ready is not None:
-            ready.append(cast("bytes", pipeline.popleft().ready))
-        if ready:
-            self.transport.write(b"".join(ready))
-        if pipeline:
-            self._begin_first()
-        elif self._phase == _DONE:
-            self._end()
-            return
-        self.resume_if_possible()
-
-    def _begin_first(self) -> None:
-        first = self._pipeline[0]
-        if first.call is not None:
-            first.call.start()
-        else:
-            self.send_continue(first)
-
-    def _is_last_read(self, exchange: Exchange) -> bool:
-        """Returns whether no request was read, not even in part, behind this one.
-
-        A reply given while its body is being parsed cannot know, and says no: then the connection
-        stays open, and is closed as an idle one.
-        """
-        if self._phase != _IDLE or self._held or self._pipeline[-1] is not exchange:
-            return False
-        return not (self._is_biting and exchange.body)
-
-    def _pause(self) -> None:
-        if not self._is_paused and not self.transport.is_closing():
-            self._is_paused = True
-            self.transport.pause_reading()
-
-    def _may_read(self) -> bool:
-        arriving = self._arriving
-        if self.is_write_paused or (arriving is None and len(self._pipeline) >= self._depth_max):
-            return False
-        return arriving is None or arriving.call is None or arriving.call.has_room()
-
     # --- endings
 
     def _refuse(self, refusal: RefusedError) -> None:
         self.shared.requests_refused += 1
         logger.debug("request refused", extra={"status": refusal.status, "why": refusal.detail})
         exchange = self._arriving
-        self._phase = _DONE
+        self._phase = DONE
         self._is_lingering = True
         if exchange is None:
             exchange = self._placeholder()
@@ -544,7 +484,7 @@ class HttpProtocol(ClientTransport):
         exchange.reply(refusal.status, refusal.body(), CONTENT_TYPE, refusal.extra)
 
     def _refuse_connection(self) -> None:
-        self._phase = _DONE
+        self._phase = DONE
         self._is_lingering = True
         body = problem(503, "too-many-connections", "The server has too many connections")
         self._placeholder().reply(503, body, CONTENT_TYPE, b"retry-after: 1\r\n")
@@ -558,27 +498,3 @@ class HttpProtocol(ClientTransport):
             self._edge.note(exchange)
         self._pipeline.append(exchange)
         return exchange
-
-    def _drop_behind(self, exchange: Exchange) -> None:
-        """After `connection: close` no later request may be answered (RFC 9112, 9.6)."""
-        while self._pipeline[-1] is not exchange:
-            dropped = self._pipeline.pop()
-            dropped.closed = True
-            if dropped.call is not None:
-                dropped.call.disconnect()
-
-    def _end(self) -> None:
-        """Closes behind the last reply.
-
-        Where the client may still be sending, closing at once would answer it with a reset, which
-        can destroy the reply before it is read (RFC 9112, 9.6); so only our side is closed, and
-        what comes is thrown away for a while.
-        """
-        if self._is_lingering and self.transport.can_write_eof():
-            self._stamp_s = self.dates.now_s
-            self.transport.write_eof()
-            if self._is_paused:
-                self._is_paused = False
-                self.transport.resume_reading()
-        else:
-            self.transport.close()
