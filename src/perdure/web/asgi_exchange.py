@@ -8,7 +8,7 @@ from perdure.base.limits import Limits
 from perdure.runtime.live import Subscription
 from perdure.web.live_asgi import send_events
 from perdure.web.problems import CONTENT_TYPE, problem, problem_of
-from perdure.web.replies import has_body
+from perdure.web.replies import has_body, headers_of
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -35,6 +35,8 @@ class AsgiExchange:
         self.scheme: str = scope.get("scheme", "http")
         self.body = body
         self.closed = False
+        self.lines = b""  # header lines that every answer to it has
+        self.is_plain = False
         self.can_deny = "websocket.http.response" in (scope.get("extensions") or ())
         self.answer: asyncio.Future[tuple[int, bytes, bytes, bytes] | Subscription] = (
             asyncio.get_running_loop().create_future()
@@ -53,7 +55,7 @@ class AsgiExchange:
     ) -> None:
         """Give the one answer; `extra` is header lines that each end in CRLF."""
         if not self.answer.done():
-            self.answer.set_result((status, body, content_type, extra))
+            self.answer.set_result((status, body, content_type, self.lines + extra))
 
     def stream(self, subscription: Subscription) -> None:
         """Answer with the events of a live view."""
@@ -97,7 +99,7 @@ async def answer_asgi(
     endpoint.handle(route, exchange)  # type: ignore[arg-type]  # the same by shape
     answer = await exchange.answer
     if isinstance(answer, Subscription):
-        await send_events(answer, receive, send, limits)
+        await send_events(answer, headers_of(exchange.lines), receive, send, limits)
     else:
         await _send(send, scope, *answer)
 
@@ -122,9 +124,7 @@ async def _send(
     headers = []
     if has_body(status):
         headers += [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
-    for line in extra.split(b"\r\n")[:-1]:
-        name, _, value = line.partition(b": ")
-        headers.append((name, value))
+    headers += headers_of(extra)
     await send({"type": "http.response.start", "status": status, "headers": headers})
     sent = b"" if scope["method"] == "HEAD" else body
     await send({"type": "http.response.body", "body": sent})

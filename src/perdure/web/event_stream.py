@@ -69,7 +69,7 @@ class EventStream(ClientTransport):
         self._exchange.status = 200
         self.transport.write(
             b"HTTP/1.1 200 OK\r\n%b%b%bconnection: close\r\n\r\n%b"
-            % (self.shared.dates.line, self._exchange.id_line(), EVENT_STREAM_LINES, retry_line())
+            % (self.shared.dates.line, self._exchange.own_lines(), EVENT_STREAM_LINES, retry_line())
         )
         self._subscription.listener = self
         self._subscription.tell()

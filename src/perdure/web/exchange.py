@@ -60,6 +60,7 @@ class Exchange(msgspec.Struct, eq=False):
     closed: bool = False
     replied: bool = False
     ready: bytes | None = None  # a reply that waits for earlier ones
+    lines: bytes = b""  # header lines, each ending in CRLF, that every answer to it has
     request_id: bytes = b""  # this and what follows: only where an Edge looks at requests
     began_s: float = 0.0
     status: int = 0
@@ -129,13 +130,17 @@ class Exchange(msgspec.Struct, eq=False):
         """The header line with the request's id, if it has one."""
         return b"x-request-id: %b\r\n" % self.request_id if self.request_id else b""
 
+    def own_lines(self) -> bytes:
+        """The header lines that every answer to it has, whatever it is."""
+        return self.lines + self.id_line()
+
     def _rendered(self, status: int, body: bytes, content_type: bytes, extra: bytes) -> bytes:
         dates = self.connection.dates
         if dates.plain_bytes_max < len(body) <= INLINE_BYTES_MAX and is_compressible(content_type):
             body, more = compressed(body, self.header(b"accept-encoding"))
             extra += more
         self.status = status
-        lines = [status_line(status), dates.line, self.connection_line(), self.id_line(), extra]
+        lines = [status_line(status), dates.line, self.connection_line(), self.own_lines(), extra]
         if has_body(status):
             lines.append(b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body)))
         lines.append(b"\r\n")

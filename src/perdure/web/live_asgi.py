@@ -23,13 +23,20 @@ from perdure.web.live_wire import (
     retry_line,
 )
 from perdure.web.problems import CONTENT_TYPE, problem_of
+from perdure.web.replies import headers_of
 
 if TYPE_CHECKING:
     from perdure.web.asgi_exchange import AsgiExchange
     from perdure.web.shared import Subscribe
 
 
-async def send_events(subscription: Subscription, receive: Any, send: Any, limits: Limits) -> None:
+async def send_events(
+    subscription: Subscription,
+    headers: list[tuple[bytes, bytes]],
+    receive: Any,
+    send: Any,
+    limits: Limits,
+) -> None:
     """Answer a request with Server-Sent Events until the client or the view ends."""
 
     async def write(body: bytes, *, more: bool = True) -> None:
@@ -37,8 +44,8 @@ async def send_events(subscription: Subscription, receive: Any, send: Any, limit
             await send({"type": "http.response.body", "body": body, "more_body": more})
 
     async with _pulling(subscription, receive, "http.disconnect") as pull:
-        head = {"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS}
-        await send(head)
+        headers = [*headers, *EVENT_STREAM_HEADERS]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await write(retry_line())
         while (end := await _end_of(pull, limits.live_heartbeat_s)) is None:
             frames = pull.frames
@@ -58,7 +65,7 @@ async def send_messages(
         await _deny(error, exchange, send)
         return
     async with _pulling(subscription, receive, "websocket.disconnect") as pull:
-        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.accept", "headers": headers_of(exchange.lines)})
         while (end := await _end_of(pull, None)) is None:
             for frame in pull.frames:
                 async with asyncio.timeout(limits.write_timeout_s):
@@ -108,10 +115,11 @@ async def _pulling(subscription: Subscription, receive: Any, farewell: str) -> A
 
 
 async def _deny(error: PerdureError, exchange: "AsgiExchange", send: Any) -> None:
-    status, body, _ = problem_of(error)
+    status, body, extra = problem_of(error)
     if not exchange.can_deny:
         await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:100]})
         return
     headers = [(b"content-type", CONTENT_TYPE), (b"content-length", b"%d" % len(body))]
+    headers += headers_of(exchange.lines + extra)
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

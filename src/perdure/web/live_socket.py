@@ -17,6 +17,7 @@ from perdure.runtime.live import Subscription
 from perdure.web.exchange import Exchange
 from perdure.web.live_wire import as_message, error_as_text
 from perdure.web.problems import problem_of
+from perdure.web.replies import headers_of
 from perdure.web.shared import Subscribe, logger
 from perdure.web.websocket import HttpSide, WebSocketConnection
 
@@ -83,5 +84,5 @@ class LiveSocket(WebSocketConnection):
         if not isinstance(error, PerdureError):
             logger.exception("identify failed", exc_info=error)
         if not self._exchange.replied and not self.is_lost:
-            status, body, _ = problem_of(error)
-            self._deny(status, [], [body])
+            status, body, extra = problem_of(error)
+            self._deny(status, headers_of(extra), [body])

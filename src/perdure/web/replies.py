@@ -88,6 +88,12 @@ def checked_headers(headers: Iterable[Iterable[bytes]]) -> list[tuple[bytes, byt
     return checked
 
 
+def headers_of(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """Returns the names and values of ready header lines."""
+    split = [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
+    return [(name, value) for name, _, value in split]
+
+
 def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Returns the header lines, each ending in CRLF."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])

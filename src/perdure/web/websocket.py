@@ -363,7 +363,7 @@ class WebSocketConnection(ClientTransport):
         self._exchange.replied = True
         self._exchange.status = 101
         self._is_open = True
-        said = header_lines(checked_headers(lines)) + self._exchange.id_line()
+        said = header_lines(checked_headers(lines)) + self._exchange.own_lines()
         self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % said)
 
     def _handshake(self) -> Response:
