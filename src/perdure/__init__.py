@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from perdure.runtime.outlets import Delivery
     from perdure.web.api_keys import ApiKeys
     from perdure.web.app import App
+    from perdure.web.cors import Cors
     from perdure.web.live_client import LiveClient
     from perdure.web.openapi import Docs
     from perdure.web.outlets import Mail, Webhooks
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
 _WEB = {
     "ApiKeys": "perdure.web.api_keys",
     "App": "perdure.web.app",
+    "Cors": "perdure.web.cors",
     "Delivery": "perdure.runtime.outlets",
     "Docs": "perdure.web.openapi",
     "LiveClient": "perdure.web.live_client",
@@ -105,6 +107,7 @@ __all__ = [
     "BodyTooLargeError",
     "Caller",
     "ConflictError",
+    "Cors",
     "CycleError",
     "DeadlineError",
     "DefinitionError",

@@ -37,6 +37,7 @@ from perdure.web.access import Identify
 from perdure.web.actor_route import ActorRoutes
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
 from perdure.web.compression import Compressing
+from perdure.web.cors import Cors, CrossOrigin
 from perdure.web.docs_page import OPENAPI, PAGE, DocsPages
 from perdure.web.function_route import FunctionRoutes
 from perdure.web.functions import Functions, Match, Registration
@@ -77,11 +78,14 @@ class App(Registration):
         limits: the bounds of this process.
         docs: whether `/-/docs` and `/-/openapi.json` are there; a `Docs` says more. By default
             while there is no `identify`, or for who asks this machine from itself.
+        cors: which pages of other origins may call what is exposed: a `Cors`. By default none.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
         clock: where the time comes from; tests put one of their own here.
 
     Raises DefinitionError when a class cannot work as an actor.
     """
+
+    _cross_origin: CrossOrigin | None = None
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class App(Registration):
         limits: Limits | None = None,
         outlets: Mapping[str, Outlet] | None = None,
         docs: Docs | bool | None = None,
+        cors: Cors | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]
@@ -104,6 +109,11 @@ class App(Registration):
         )
         self.identify = identify
         self._docs = DocsPages(docs, identify, self.operations)
+        if cors is not None:  # else requests do not even pass by it
+            self._cross_origin = CrossOrigin(cors)
+            self.handle = partial(  # type: ignore[method-assign]
+                self._cross_origin.handle, self.handle, _methods_for_others
+            )
         self.mount = mount
         names = [actor_type.route_name for actor_type in self.actor_types]
         self.compress = compress
@@ -283,7 +293,8 @@ class App(Registration):
         routes = self._routes
         if routes is None or not isinstance(route, list) or routes.live_method(route) is None:
             return None
-        return partial(routes.subscribe, route)
+        subscribe = partial(routes.subscribe, route)
+        return self._cross_origin.admitting(subscribe) if self._cross_origin else subscribe
 
     # -- as an ASGI application ------------------------------------------------------------------
 
@@ -352,6 +363,15 @@ class _Nothing:
 
     def handle(self, _route: object, exchange: "Exchange") -> None:
         exchange.reply_problem(NotFoundError("nothing is at this path"))
+
+
+def _methods_for_others(route: object) -> str:
+    """Which HTTP methods a page of another origin may use, if `cors` lets it in."""
+    if isinstance(route, Match):
+        return route.path.allowed()
+    if isinstance(route, list):
+        return "GET, HEAD, POST"
+    return "GET, HEAD" if route == _SCRIPT else ""
 
 
 def _stores(given: str | Store | Sequence[str]) -> Sequence[str | Store]:
