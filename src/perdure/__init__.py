@@ -25,7 +25,8 @@ from perdure.actor.model import (
     relaxed,
     signed_in,
 )
-from perdure.actor.query import Page, Row, Selection
+from perdure.actor.pages import Page
+from perdure.actor.query import Row, Selection
 from perdure.actor.reference import watch
 from perdure.actor.schema import migrate
 from perdure.actor.trail import request_id

@@ -17,6 +17,7 @@ import msgspec
 from perdure.actor.collection_fields import binding, collection_fields
 from perdure.actor.indexes import compile_check, compile_indexes
 from perdure.actor.model import Actor, MethodOptions, live, options_of
+from perdure.actor.pages import is_paged
 from perdure.actor.reference import Reference, Router, reference_class
 from perdure.actor.schema import Migrations, stored_name, ttl_ms
 from perdure.actor.signature import TakesArguments, compile_signature
@@ -44,6 +45,7 @@ class Method(TakesArguments):
         "decode_arguments",
         "decode_result",
         "function",
+        "is_paged",
         "name",
         "options",
         "read",
@@ -61,6 +63,7 @@ class Method(TakesArguments):
         self.can_wait = _can_wait(function)
         parameters = list(inspect.signature(function).parameters.values())[1:]
         self.arguments_type, self.result_type = compile_signature(str(self), function, parameters)
+        self.is_paged = is_paged(self.result_type, self.arguments_type)
         self.decode_arguments = _decoder(f"{self}: its parameters", self.arguments_type)
         self.decode_result = _decoder(f"{self}: its result", self.result_type)
         self.spread = _spreader(self.arguments_type.__struct_fields__)

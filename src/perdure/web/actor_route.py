@@ -33,6 +33,7 @@ from perdure.web.access import Identify, caller_of, check_access, check_body, re
 from perdure.web.entity_tags import reply_tagged, wanted_states
 from perdure.web.live_wire import split_query
 from perdure.web.metrics import CallMeter
+from perdure.web.page_links import link_next
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -89,6 +90,8 @@ class LookingHttpTurn(HttpTurn, kw_only=True):
             super().succeed(body)
         else:
             self.meter.note(self.node.now_s() - self.deadline_s)
+            if self.method.is_paged:
+                link_next(self.exchange, body)
             reply_tagged(self.exchange, body, self.look.tag(self))
 
 

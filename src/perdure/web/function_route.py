@@ -28,6 +28,7 @@ from perdure.runtime.node import Node
 from perdure.web.access import Identify, caller_of, check_access, check_body, refuse_cross_site
 from perdure.web.entity_tags import reply_tagged
 from perdure.web.functions import Function, Match
+from perdure.web.page_links import link_next
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -72,6 +73,8 @@ class FunctionRoutes:
                 result = await self._call(function, match, exchange)
             body = _encoded(function, result)
             if function.method == b"GET":
+                if function.is_paged:
+                    link_next(exchange, body)
                 reply_tagged(exchange, body)
             else:
                 exchange.reply(200, body)

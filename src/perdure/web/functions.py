@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, Union, Unpack
 import msgspec
 
 from perdure.actor.model import AccessRule, Caller, MethodOptions, check_bounds
+from perdure.actor.pages import is_paged
 from perdure.actor.signature import TakesArguments, bad_arguments, compile_signature, type_hints
 from perdure.base.codec import decoder
 from perdure.base.errors import DefinitionError, NotSignedInError
@@ -72,6 +73,7 @@ class Function(TakesArguments):
         ]
         self.path_type, self.result_type = compile_signature(self.label, function, in_path)
         self.arguments_type, _ = compile_signature(self.label, function, rest)
+        self.is_paged = is_paged(self.result_type, self.arguments_type)
         try:
             self.decode_arguments = decoder(self.arguments_type).decode
         except (TypeError, NameError) as error:

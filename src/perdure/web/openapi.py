@@ -54,6 +54,10 @@ _ETAG = {
     "description": "For If-None-Match, and for If-Match where it was made from a state.",
     "schema": {"type": "string"},
 }
+_LINK = {
+    "description": 'With `rel="next"`: the next page, if there is one.',
+    "schema": {"type": "string"},
+}
 _REPLAYED = {
     "description": "`true` if this is the answer to an earlier call with this Idempotency-Key.",
     "schema": {"type": "string", "enum": ["true"]},
@@ -187,6 +191,8 @@ class _Writer:
             headers["Idempotent-Replayed"] = _REPLAYED
         if self._operation.http_method == "GET":
             headers["ETag"] = _ETAG
+            if self._operation.is_paged:
+                headers["Link"] = _LINK
         return headers
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import AccessRule
+from perdure.actor.pages import is_paged
 from perdure.base.names import snake_case
 from perdure.web.functions import Function
 
@@ -49,6 +50,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def takes_if_match(self) -> bool:
         """True if it may come with an If-Match that is honoured."""
         return self.method is not None and not self.is_live
+
+    @property
+    def is_paged(self) -> bool:
+        """True if its result is a Page that can be asked for the next one."""
+        return is_paged(self.result_type, self.arguments_type)
 
     @property
     def documentation(self) -> tuple[str, str]:
