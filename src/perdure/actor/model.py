@@ -8,10 +8,11 @@ with AttributeError, so no state can be lost for want of a declaration.
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import msgspec
 
+from perdure.actor.versions import Lifetime, Versioned
 from perdure.base.errors import BadArgumentsError, DefinitionError, NotRunningError
 from perdure.base.texts import unstorable
 
@@ -56,6 +57,8 @@ class MethodOptions(msgspec.Struct, frozen=True):
     live: bool = False
     timeout_s: float | None = None  # over HTTP; None: Limits.call_timeout_s
     body_bytes_max: int | None = None  # None: Limits.call_body_bytes_max
+    route: str | None = None  # its name in the path; None: its own
+    lifetime: Lifetime = Lifetime()
 
 
 class ClassOptions(msgspec.Struct, frozen=True):
@@ -234,6 +237,8 @@ def expose(
     access: AccessRule | None = None,
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
+    route: str | None = None,
+    **lifetime: Unpack[Versioned],
 ) -> Callable[[Function], Function]: ...
 def expose(
     function: Function | None = None,
@@ -241,6 +246,8 @@ def expose(
     access: AccessRule | None = None,
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
+    route: str | None = None,
+    **lifetime: Unpack[Versioned],
 ) -> Function | Callable[[Function], Function]:
     """Make a method callable over HTTP. Without it, only code of this app can call it.
 
@@ -252,15 +259,25 @@ def expose(
             `Limits.call_timeout_s` has an effect.
         body_bytes_max: how long its arguments may be as JSON: BodyTooLargeError. Only less than
             `Limits.call_body_bytes_max` has an effect.
+        route: its name in the path; by default its own.
+        version, until: the first version of the API that has it, and the first that does not have
+            it any more: `/v2/…` selects, for each name, the newest that is not newer.
+        deprecated, sunset: dates, since when clients should not use it and from when on it may be
+            gone: they are told in the headers of every answer.
 
-    Raises DefinitionError if a bound is not above zero.
+    Raises DefinitionError for a bound that is not above zero, and for versions that make no sense.
     """
     if function is not None:
         return _with_options(function, exposed=True)
     check_bounds(timeout_s, body_bytes_max)
-    return lambda wrapped: _with_options(
-        wrapped, exposed=True, access=access, timeout_s=timeout_s, body_bytes_max=body_bytes_max
-    )
+    options = {
+        "access": access,
+        "timeout_s": timeout_s,
+        "body_bytes_max": body_bytes_max,
+        "route": route,
+        "lifetime": Lifetime(**lifetime),
+    }
+    return lambda wrapped: _with_options(wrapped, exposed=True, **options)
 
 
 def check_bounds(timeout_s: float | None, body_bytes_max: int | None) -> None:

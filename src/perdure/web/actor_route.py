@@ -7,7 +7,7 @@ it is one call without a task, unless the app has to ask somebody who the caller
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, quote
 
 import msgspec
@@ -34,6 +34,7 @@ from perdure.web.entity_tags import reply_tagged, wanted_states
 from perdure.web.live_wire import split_query
 from perdure.web.metrics import CallMeter
 from perdure.web.page_links import link_next
+from perdure.web.versions import lines_of, segments_of
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -99,26 +100,43 @@ class ActorRoutes:
     """The exposed methods of an app, as an endpoint of the web server."""
 
     def __init__(
-        self, actor_types: list[ActorType], node: Node | Gateway, identify: Identify | None
+        self,
+        actor_types: list[ActorType],
+        node: Node | Gateway,
+        identify: Identify | None,
+        versions: int = 1,
     ) -> None:
         self._node = node
         self._identify = identify
         self._default_access = "signed_in" if identify else "anyone"
-        self._types = {_segment(actor_type.route_name): actor_type for actor_type in actor_types}
-        self._exposed = {
-            route_name: {
-                _segment(name): method
-                for name, method in actor_type.methods.items()
-                if method.options.exposed
-            }
-            for route_name, actor_type in self._types.items()
+        self._types: dict[bytes, ActorType] = {}
+        self._exposed: dict[bytes, dict[bytes, Method]] = {}
+        self._segments = frozenset(segment.encode() for segment in segments_of(versions))
+        for actor_type in actor_types:
+            name = _segment(actor_type.route_name)
+            self._add(name, actor_type, 1)
+            for version, segment in enumerate(segments_of(versions), start=1):
+                self._add(b"%b/%b" % (segment.encode(), name), actor_type, version)
+        if self._segments:  # else no request pays for it
+            self.match = self._match_versioned  # type: ignore[method-assign]
+        self._dated = {
+            (path, name): lines
+            for path, exposed in self._exposed.items()
+            for name, method in exposed.items()
+            if (lines := lines_of(method.lifetime))
         }
-
+        if self._dated:
+            self.handle = self._handle_dated  # type: ignore[method-assign]
         self.meters = {
             method: CallMeter(_timeout_s(method, node))
             for exposed in self._exposed.values()
             for method in exposed.values()
         }
+
+    def _add(self, path: bytes, actor_type: ActorType, version: int) -> None:
+        self._types[path] = actor_type
+        exposed = actor_type.exposed_in(version)
+        self._exposed[path] = {_segment(name): method for name, method in exposed.items()}
 
     def fold(self) -> None:
         """Count the calls that ended since the last time."""
@@ -133,6 +151,25 @@ class ActorRoutes:
         if len(parts) == 5 and parts[1] in self._types and parts[4] == b"live":
             return [*parts[:3], parts[3] + b"/live"]
         return None
+
+    def _match_versioned(self, _method: bytes, path: bytes) -> list[bytes] | None:
+        """The same behind a version: the class's part of the path is then `v2/cart`, a name that
+        the tables have and no part of a path can be."""
+        _, _, behind = path.partition(b"/")
+        segment, _, rest = behind.partition(b"/")
+        if segment not in self._segments:
+            return ActorRoutes.match(self, _method, path)
+        parts = ActorRoutes.match(self, _method, b"/" + rest)
+        return None if parts is None else [b"", b"%b/%b" % (segment, parts[1]), *parts[2:]]
+
+    def _handle_dated(self, parts: object, exchange: "Exchange") -> None:
+        """The same, and the answer tells of the end of what is asked."""
+        _, class_name, _, name = cast("list[bytes]", parts)
+        lines = self._dated.get((class_name, name.removesuffix(b"/live")))
+        if lines is not None:
+            exchange.lines += lines
+            exchange.is_plain = False
+        ActorRoutes.handle(self, parts, exchange)
 
     def handle(self, parts: object, exchange: "Exchange") -> None:
         """Answer one request, now or when its turn is committed."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor, anyone, signed_in
+from perdure.actor.versions import newest_of
 from perdure.base.clock import Clock
 from perdure.base.errors import (
     DefinitionError,
@@ -49,6 +50,7 @@ from perdure.web.operations import Operation, operations_of
 from perdure.web.process_families import LoopLag, process_families
 from perdure.web.shared import Subscribe
 from perdure.web.sites import site_of
+from perdure.web.versions import refuse_segments
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -108,7 +110,8 @@ class App(Registration):
             has_identify=identify is not None,
         )
         self.identify = identify
-        self._docs = DocsPages(docs, identify, self.operations)
+        self._docs = DocsPages(docs, identify, self.operations, lambda: self.versions)
+        self.cors = cors
         if cors is not None:  # else requests do not even pass by it
             self._cross_origin = CrossOrigin(cors)
             self.handle = partial(  # type: ignore[method-assign]
@@ -153,14 +156,16 @@ class App(Registration):
         async with self._starting:
             if self._node is not None:
                 return
-            self.functions.closed = True
+            self.check()
+            versions = self.versions
+            self.functions.close(versions)
             with ExitStack() as self._on_end:
                 node = self._make_node(_stores(store or self._store), on_broken, place or Place())
                 await node.start()
                 self._on_end = self._on_end.pop_all()
             self._node = node
             self._function_routes = FunctionRoutes(node, self.identify)
-            self._routes = routes = ActorRoutes(self.actor_types, node, self.identify)
+            self._routes = routes = ActorRoutes(self.actor_types, node, self.identify, versions)
             self._loop_lag.start()
             self.metrics.add("node", node.families)
             self.metrics.add("calls", lambda: call_families(routes.meters))
@@ -249,10 +254,28 @@ class App(Registration):
         """How many actors of each class are in this process's memory, by the store's class name."""
         return self._node.awake() if self._node else {}
 
-    def operations(self) -> list[Operation]:
-        """All that can be asked over HTTP, of actors and functions; not of the mounted app."""
+    @property
+    def versions(self) -> int:
+        """How many versions its API has: the newest that something in it speaks of."""
+        methods = [one for kind in self.actor_types for one in kind.methods.values()]
+        lifetimes = [method.lifetime for method in methods]
+        return newest_of([*lifetimes, *(function.lifetime for function in self.functions)])
+
+    def check(self) -> None:
+        """Raise DefinitionError for what shows only once all functions are registered."""
+        taken = [(kind.actor_class.__name__, kind.route_name) for kind in self.actor_types]
+        taken += [(str(one), str(one.pattern).split("/")[1]) for one in self.functions]
+        refuse_segments(self.versions, taken)
+        self.functions.table_of(self.versions)
+
+    def operations(self, version: int = 1) -> list[Operation]:
+        """All that can be asked over HTTP, of actors and functions; not of the mounted app.
+
+        Args:
+            version: of the API. The first one is told by the paths without a version.
+        """
         access = signed_in if self.identify else anyone
-        return operations_of(self.actor_types, self.functions, access)
+        return operations_of(self.actor_types, self.functions, access, version)
 
     # -- as the web server's endpoint ------------------------------------------------------------
 

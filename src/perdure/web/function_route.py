@@ -49,6 +49,9 @@ class FunctionRoutes:
         """Answer one request when its function has ended."""
         try:
             function = _function_for(match, exchange)
+            if function.dated_lines:
+                exchange.lines += function.dated_lines
+                exchange.is_plain = False
             if b"if-match" in exchange.fields:
                 raise BadArgumentsError(
                     "a plain function has no state for If-Match; an actor's method has", "If-Match"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from perdure.actor.versions import Lifetime
 from perdure.web.openapi_problems import problem_components, problem_responses
 from perdure.web.openapi_schemas import Schemas
 from perdure.web.operations import Operation
@@ -58,6 +59,8 @@ _LINK = {
     "description": 'With `rel="next"`: the next page, if there is one.',
     "schema": {"type": "string"},
 }
+_DEPRECATION = {"description": "Since when (RFC 9745).", "schema": {"type": "string"}}
+_SUNSET = {"description": "From when on it may be gone (RFC 8594).", "schema": {"type": "string"}}
 _REPLAYED = {
     "description": "`true` if this is the answer to an earlier call with this Idempotency-Key.",
     "schema": {"type": "string", "enum": ["true"]},
@@ -126,6 +129,9 @@ class _Writer:
         }
         if description:
             written["description"] = description
+        if operation.lifetime.deprecated is not None:
+            written["deprecated"] = True
+            written["x-deprecated"] = _end_of(operation.lifetime)
         if parameters := self._parameters():
             written["parameters"] = parameters
         if operation.in_body and operation.arguments_type.__struct_fields__:
@@ -193,7 +199,21 @@ class _Writer:
             headers["ETag"] = _ETAG
             if self._operation.is_paged:
                 headers["Link"] = _LINK
+        if self._operation.lifetime.deprecated is not None:
+            headers["Deprecation"] = _DEPRECATION
+        if self._operation.lifetime.sunset is not None:
+            headers["Sunset"] = _SUNSET
         return headers
+
+
+def _end_of(lifetime: Lifetime) -> str:
+    """For people, and in the headers for programs."""
+    parts = [f"Deprecated since {lifetime.deprecated}"]
+    if lifetime.sunset is not None:
+        parts.append(f"to be gone from {lifetime.sunset} on")
+    if lifetime.until is not None:
+        parts.append(f"not in version {lifetime.until}")
+    return ", ".join(parts) + "."
 
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:
