@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.faults.database import Database
 from tests.faults.lab import note
 from tests.faults.supervised import WITHIN_S, Supervised, until
 
@@ -91,6 +93,17 @@ class Writer:
 
 @pytest.mark.parametrize("options", [(), ("--web", "2")], ids=["one process", "several"])
 def test_no_update_is_lost_while_owners_are_killed(tmp_path: Path, options: Any) -> None:
+    _write_while_owners_die(tmp_path, options, "several processes" if options else "one process")
+
+
+def test_no_update_is_lost_while_an_actor_moves_from_owner_to_owner(
+    tmp_path: Path, database: Database
+) -> None:
+    options = ("--web", "2", "--state", "2", "--store", database.url)
+    _write_while_owners_die(tmp_path, options, "two owners on PostgreSQL")
+
+
+def _write_while_owners_die(tmp_path: Path, options: Sequence[str], setting: str) -> None:
     with Supervised(tmp_path, APP, options=options) as run:
         run.wait_for_log("Perdure is serving")
         writers = [
@@ -108,7 +121,7 @@ def test_no_update_is_lost_while_owners_are_killed(tmp_path: Path, options: Any)
                     ),
                     "more lines",
                 )
-                os.kill(_owner(run), signal.SIGKILL)
+                os.kill(_owner(run, kill), signal.SIGKILL)
             for one in written:
                 one.result(WITHIN_S * 3)
         _, lines, _ = until(lambda: _whole(reader), "an answer")
@@ -120,8 +133,8 @@ def test_no_update_is_lost_while_owners_are_killed(tmp_path: Path, options: Any)
     assert refused, "nobody met anybody: this test shows nothing"
     note(
         "Lost updates",
-        f"{WRITERS} writers with If-Match on one actor, {KILLS} times kill -9 of its owner"
-        f" ({'several processes' if options else 'one process'})",
+        f"{WRITERS} writers with If-Match on one actor, {KILLS} times kill -9 of an owner"
+        f" ({setting})",
         f"{len(lines)} changes, each there once and in order; {refused} stale ones refused, "
         f"{sum(writer.unanswered for writer in writers)} calls without an answer",
     )
@@ -132,9 +145,10 @@ def _whole(reader: Writer) -> Any:
     return answer if answer[0] == 200 else None
 
 
-def _owner(run: Supervised) -> int:
-    """The process that has the actors: the only one, or the one that owns them."""
-    return until(
-        lambda: next((pid for pid, title in run.titles().items() if "web" not in title), 0),
+def _owner(run: Supervised, number: int) -> int:
+    """One of the processes that have the actors, another one each time."""
+    owners = until(
+        lambda: sorted((title, pid) for pid, title in run.titles().items() if "web" not in title),
         "an owner",
     )
+    return int(owners[number % len(owners)][1])

@@ -48,7 +48,6 @@ _IF_MATCH = {
     "schema": {
         "type": "string",
         "pattern": r'^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$',
-        "examples": ["*"],
     },
 }
 _ETAG = {

@@ -38,10 +38,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     arguments_type: type[msgspec.Struct]
     result_type: Any
     access: AccessRule
-    lifetime: Lifetime
     in_body: bool  # its arguments are a JSON object; else query parameters
     method: Method | None = None  # of an actor; None: a plain function
     is_live: bool = False  # it is answered with events
+    lifetime: Lifetime = Lifetime()
 
     @property
     def is_idempotent(self) -> bool:
