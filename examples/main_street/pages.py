@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
-from perdure import DomainError, PerdureError
+from perdure import DomainError, PerdureError, Rate, RateLimitError
 
 from . import memory
 from .accounts import PASSWORD_LENGTH_MIN, Refused, Tries, normal_email, sign_up
@@ -32,6 +32,7 @@ from .visit import guard
 HERE = Path(__file__).parent
 PLACES = ("/", "/cart", "/orders", "/gifts", "/plaza", "/memory")  # where `next` may lead
 ORDERS_BY_CART = 3
+LOG_INS = Rate(30, by="address", name="log-in")  # Tries counts those for one e-mail address
 COLOURS = ("#d9482b", "#1f8a70", "#3867d6", "#b8860b", "#8e44ad", "#c2347c", "#2a7fa8", "#5f7d1c")
 
 templates = Jinja2Templates(HERE / "templates")
@@ -103,12 +104,14 @@ async def enter(request: Request) -> Response:
     error, status, path = "", 200, request.url.path
     if request.method == "POST":
         try:
+            address = request.client.host if request.client else ""
+            await request.app.state.perdure.spend(LOG_INS, address)
             if user := await (_log_in(form) if path == "/login" else _sign_up(form)):
                 response = _back(form, "/")
                 await log_in(request, response, user)
                 return response
             error, status = "Wrong e-mail address or password.", 401
-        except DomainError as refusal:
+        except (DomainError, RateLimitError) as refusal:
             error, status = str(refusal), refusal.status
     context = {"error": error, "fields": form, "length_min": PASSWORD_LENGTH_MIN}
     return await _page(request, f"{path[1:]}.html", status, **context)

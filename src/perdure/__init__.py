@@ -27,6 +27,7 @@ from perdure.actor.model import (
 )
 from perdure.actor.pages import Page
 from perdure.actor.query import Row, Selection
+from perdure.actor.rate import Rate
 from perdure.actor.reference import watch
 from perdure.actor.schema import migrate
 from perdure.actor.trail import request_id
@@ -56,6 +57,7 @@ from perdure.base.errors import (
     PerdureError,
     PreconditionFailedError,
     ProxyProtocolError,
+    RateLimitError,
     ReadOnlyError,
     RequestReusedError,
     RequestRunningError,
@@ -139,6 +141,8 @@ __all__ = [
     "PerdureError",
     "PreconditionFailedError",
     "ProxyProtocolError",
+    "Rate",
+    "RateLimitError",
     "ReadOnlyError",
     "RequestReusedError",
     "RequestRunningError",

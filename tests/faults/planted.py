@@ -305,4 +305,20 @@ PLANTED = (
         "        if False:",
         f"{_RULES}::test_with_an_idempotency_key_answer_and_transaction_are_one_commit",
     ),
+    Planted(
+        "who was forgotten in a full table of a rate begins anew",
+        "base/gcra.py",
+        "                self._floors[number] = max(self._floors[number], time_ns)",
+        "                pass",
+        "tests/unit/base/test_gcra.py"
+        "::test_strangers_that_come_in_turns_have_no_more_than_their_limits",
+    ),
+    Planted(
+        "guesses that are refused are not counted",
+        _ROUTE,
+        "            if method in self._rates:",
+        "            if method in self._rates and caller is not None:",
+        "tests/unit/web/test_rate_limits.py"
+        "::test_who_is_refused_by_access_is_counted_by_address_and_so_are_guesses",
+    ),
 )

@@ -112,12 +112,17 @@ class Method(TakesArguments):
 
 
 class ActorType:
-    """One actor class with everything the runtime needs of it."""
+    """One actor class with everything the runtime needs of it.
 
-    def __init__(self, actor_class: type[Actor]) -> None:
+    Args:
+        own_name: the name of a class of our own that has no state: it is never stored.
+    """
+
+    def __init__(self, actor_class: type[Actor], *, own_name: str | None = None) -> None:
         self.actor_class = actor_class
         self.route_name = kebab_case(actor_class.__name__)
-        self.name = stored_name(actor_class, actor_class.__perdure_options__)
+        self.is_stored = own_name is None
+        self.name = own_name or stored_name(actor_class, actor_class.__perdure_options__)
         self.ttl_ms = ttl_ms(actor_class, actor_class.__perdure_options__)
         _check_fields(actor_class)
         self.decode_state = _decoder(f"{actor_class.__name__}: its fields", actor_class)

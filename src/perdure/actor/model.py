@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import msgspec
 
+from perdure.actor.rate import RateOrRates, rates_of
 from perdure.actor.versions import Lifetime, Versioned
 from perdure.base.errors import BadArgumentsError, DefinitionError, NotRunningError
 from perdure.base.texts import unstorable
@@ -59,6 +60,7 @@ class MethodOptions(msgspec.Struct, frozen=True):
     body_bytes_max: int | None = None  # None: Limits.call_body_bytes_max
     route: str | None = None  # its name in the path; None: its own
     lifetime: Lifetime = Lifetime()
+    rate: RateOrRates | None = None
 
 
 class ClassOptions(msgspec.Struct, frozen=True):
@@ -237,6 +239,7 @@ def expose(
     access: AccessRule | None = None,
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
+    rate: RateOrRates | None = None,
     route: str | None = None,
     **lifetime: Unpack[Versioned],
 ) -> Callable[[Function], Function]: ...
@@ -246,6 +249,7 @@ def expose(
     access: AccessRule | None = None,
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
+    rate: RateOrRates | None = None,
     route: str | None = None,
     **lifetime: Unpack[Versioned],
 ) -> Function | Callable[[Function], Function]:
@@ -264,16 +268,20 @@ def expose(
             it any more: `/v2/…` selects, for each name, the newest that is not newer.
         deprecated, sunset: dates, since when clients should not use it and from when on it may be
             gone: they are told in the headers of every answer.
+        rate: how often it may be called over HTTP, a `Rate` or several: RateLimitError.
 
-    Raises DefinitionError for a bound that is not above zero, and for versions that make no sense.
+    Raises DefinitionError for a bound that is not above zero, a rate that is none, and versions
+    that make no sense.
     """
     if function is not None:
         return _with_options(function, exposed=True)
     check_bounds(timeout_s, body_bytes_max)
+    rates_of(rate)
     options = {
         "access": access,
         "timeout_s": timeout_s,
         "body_bytes_max": body_bytes_max,
+        "rate": rate,
         "route": route,
         "lifetime": Lifetime(**lifetime),
     }

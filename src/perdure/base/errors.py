@@ -105,6 +105,21 @@ class ForbiddenError(PerdureError):
     kind = "forbidden"
 
 
+class RateLimitError(PerdureError):
+    """Raised when a caller asks more often than a `Rate` allows. The request was not begun, and
+    is not counted. `retry_after_s` says when one will be allowed, `policies` whose limit it is."""
+
+    status = 429
+    kind = "rate-limited"
+    retry_after_s: int = 1  # here for errors that come from afar, without their constructor
+    policies: tuple[str, ...] = ()
+
+    def __init__(self, detail: str, retry_after_s: int = 1, policies: tuple[str, ...] = ()) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+        self.policies = policies
+
+
 class RequestReusedError(PerdureError):
     """Raised when an idempotency key comes again with a different request."""
 

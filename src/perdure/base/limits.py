@@ -37,6 +37,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     moving_calls_max: int = 20_000  # OverloadedError; calls that wait for actors that move
     watched_actors_max: int = 100_000  # by other processes, for their live views: the link is cut
 
+    # rate limits
+    rate_subjects_max: int = 65_536  # of each rate; beyond it who has spent least is dropped
+    rate_wait_s: float = 1.0  # for the process that counts; then each counts for itself
+
     # links between processes
     links_max: int = 1_000  # that come in; beyond it a connection is cut off at once
     frame_bytes_max: int = 16 << 20  # LimitError for who sends; WireError closes the link

@@ -38,7 +38,11 @@ class Catalog:
 
     def awake_by_type(self) -> dict[str, int]:
         """How many are awake of each type, by the type's name in the store."""
-        return {actor_type.name: len(awake) for actor_type, awake in self._awake.items()}
+        return {
+            actor_type.name: len(awake)
+            for actor_type, awake in self._awake.items()
+            if actor_type.is_stored
+        }
 
     def families(self) -> list[Family]:
         """What it counted, as Prometheus is told."""
@@ -50,6 +54,7 @@ class Catalog:
                 [
                     ({"type": actor_type.actor_class.__name__}, len(awake))
                     for actor_type, awake in self._awake.items()
+                    if actor_type.is_stored
                 ],
             ),
             counter("perdure_loads", "Actors that were looked up to wake them.", self._loads),
@@ -72,7 +77,9 @@ class Catalog:
             activation = awake[key] = Activation(self._host, actor_type, key)
             self._by_shard.setdefault(activation.shard, {})[activation] = None
             activation.watcher = self._watchers.get((actor_type, key))
-            if self._store.reads_never_wait:
+            if not actor_type.is_stored:
+                activation.wake(None)
+            elif self._store.reads_never_wait:
                 in_place(self._load(activation))
             else:
                 self._host.spawn(self._load(activation))

@@ -65,6 +65,8 @@ _decode_caller = decoder(Caller).decode
 class ClusterNode(Node):
     """Runs the actors of the shards that are its own."""
 
+    counts_all = False
+
     def __init__(
         self,
         actor_types: Sequence[ActorType],
@@ -278,6 +280,10 @@ class ClusterNode(Node):
             activation.actor_type, activation.key, turn, after_pause=True
         )
         return True
+
+    def counts_here(self, key: str) -> bool:
+        """True if the rates of this bucket are counted here, and by nobody else."""
+        return self._territory.is_open(key) and self.now_s() < self.lease_until_s
 
     # -- other cells -----------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from perdure.actor.transaction import transaction_of
 from perdure.actor.turn import Turn
 from perdure.base.clock import Clock, SystemClock
 from perdure.base.errors import StoppingError, TransactionError
+from perdure.base.gcra import Counters
 from perdure.base.limits import Limits
 from perdure.base.metrics import Family, gauge
 from perdure.cluster.network import Network
@@ -37,6 +38,7 @@ class Gateway:
     """Sends the calls of one web process to where their actors are."""
 
     passes_arguments_on = True  # as they came: their owner decodes, and checks, them anyway
+    counts_all = False
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Gateway:
         self.limits = limits
         self._clock = clock or SystemClock()
         self.now_s = self._clock.monotonic_s
+        self.counters = Counters(limits.rate_subjects_max)  # for when nobody else can count
         self._cells = Cells(
             dict(enumerate(registries)),
             len(registries),
@@ -109,6 +112,10 @@ class Gateway:
             self._cells.to(key).submit(actor_type, key, turn)
         else:
             turn.fail(StoppingError("this process is stopping"))
+
+    def counts_here(self, _key: str) -> bool:
+        """False: owners of actors count."""
+        return False
 
     def takes_again(self, _turn: Turn, _error: BaseException) -> bool:
         """True if a turn that failed so has been sent elsewhere instead: the forwarder has seen to

@@ -39,6 +39,7 @@ from perdure.base.errors import (
     StoppingError,
     StoreError,
 )
+from perdure.base.gcra import Counters
 from perdure.base.limits import Limits
 from perdure.base.metrics import Family, counter, gauge
 from perdure.runtime.catalog import Catalog, in_place
@@ -64,6 +65,7 @@ class Node:
 
     lease_until_s = math.inf
     passes_arguments_on = False
+    counts_all = True  # of all rates
     owned: AbstractSet[int] | None = None  # the shards whose actors are its own; None: all
 
     def __init__(
@@ -83,6 +85,7 @@ class Node:
         self.now_s = self._clock.monotonic_s  # itself, not a method around it: each call asks
         self.wall_ms = self._clock.wall_ms
         self.outlets = outlets or {}
+        self.counters = Counters(limits.rate_subjects_max)
         self.measures = TurnMeasures(actor_types)
         self._on_broken = on_broken or (lambda _error: None)
         self._catalog = Catalog(self, store)
@@ -187,6 +190,10 @@ class Node:
     def activation(self, actor_type: ActorType, key: str) -> Activation:
         """The actor in memory, loaded or loading."""
         return self._catalog.activation(actor_type, key)
+
+    def counts_here(self, _key: str) -> bool:
+        """True: all rates are counted here."""
+        return True
 
     def block_elsewhere(self, _deadline_s: float) -> Elsewhere | None:
         """None: transactions run here."""

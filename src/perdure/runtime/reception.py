@@ -55,6 +55,7 @@ from perdure.cluster.frames import (
 from perdure.cluster.link import Link
 from perdure.runtime.blocks import Blocks, Carrier
 from perdure.runtime.loans import Loans
+from perdure.runtime.rates import BUCKETS
 from perdure.runtime.remote_errors import failed
 from perdure.store.api import Query, StoredActor, Stream
 
@@ -161,7 +162,7 @@ class Reception:
     def __init__(self, host: Host, actor_types: Sequence[ActorType], loans: Loans) -> None:
         self._host = host
         self.loans = loans
-        self._types = {actor_type.name: actor_type for actor_type in actor_types}
+        self._types = {actor_type.name: actor_type for actor_type in (*actor_types, BUCKETS)}
         self.blocks = Blocks(host, self._types, self.method)
         self.takers: dict[type, Callable[[Link, Any], None]] = {  # by the kind of their frame
             Call: self.call,

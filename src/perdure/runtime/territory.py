@@ -43,6 +43,10 @@ class Territory:
         """True if actors with this key live here."""
         return self._states[shard_of(key)] != _ELSEWHERE
 
+    def is_open(self, key: str) -> bool:
+        """True if new calls to actors with this key begin here now."""
+        return self._states[shard_of(key)] == _OPEN
+
     def admits(self, key: str, turn: Turn) -> bool:
         """True if the turn may begin here now."""
         state = self._states[shard_of(key)]

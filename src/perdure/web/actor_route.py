@@ -7,6 +7,7 @@ it is one call without a task, unless the app has to ask somebody who the caller
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, quote
 
@@ -34,6 +35,7 @@ from perdure.web.entity_tags import reply_tagged, wanted_states
 from perdure.web.live_wire import split_query
 from perdure.web.metrics import CallMeter
 from perdure.web.page_links import link_next
+from perdure.web.rate_limits import RatesOfRoutes
 from perdure.web.versions import lines_of, segments_of
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("perdure.web")
 
 _REQUEST_ID_BYTES_MAX = 255
+_READING = frozenset((b"GET", b"HEAD"))
 _REPLAYED = b"idempotent-replayed: true\r\n"
 
 
@@ -104,7 +107,8 @@ class ActorRoutes:
         actor_types: list[ActorType],
         node: Node | Gateway,
         identify: Identify | None,
-        versions: int = 1,
+        rates: RatesOfRoutes,
+        versions: int,
     ) -> None:
         self._node = node
         self._identify = identify
@@ -127,6 +131,16 @@ class ActorRoutes:
         }
         if self._dated:
             self.handle = self._handle_dated  # type: ignore[method-assign]
+        self._rates = {
+            method: found
+            for method in self._methods()
+            if (found := rates.of(method.options.rate, _rate_name(method))) is not None
+        }
+        for_all = frozenset(method for method in self._methods() if self._is_for_all(method))
+        self._open = for_all.difference(self._rates)
+        self._counted_at_once = (
+            for_all.intersection(self._rates) if node.counts_all else frozenset()
+        )
         self.meters = {
             method: CallMeter(_timeout_s(method, node))
             for exposed in self._exposed.values()
@@ -137,6 +151,17 @@ class ActorRoutes:
         self._types[path] = actor_type
         exposed = actor_type.exposed_in(version)
         self._exposed[path] = {_segment(name): method for name, method in exposed.items()}
+
+    def _methods(self) -> Iterable[Method]:
+        """All that can be called or watched, each once, in however many versions it is."""
+        exposed = [method for methods in self._exposed.values() for method in methods.values()]
+        fields = [one.live_fields for one in self._types.values() if one.live_fields is not None]
+        return dict.fromkeys([*exposed, *fields])
+
+    def _is_for_all(self, method: Method) -> bool:
+        """True if everybody may call it, and nobody asks who that is."""
+        access = method.options.access or self._default_access
+        return self._identify is None and access == "anyone"
 
     def fold(self) -> None:
         """Count the calls that ended since the last time."""
@@ -189,18 +214,25 @@ class ActorRoutes:
         if exchange.method == b"POST" and (b"origin" in fields or b"sec-fetch-site" in fields):
             refuse_cross_site(exchange)
         request_id = _request_id(exchange) if b"idempotency-key" in fields else None
-        access = method.options.access or self._default_access
-        if self._identify is None and access == "anyone":
+        if method in self._open:
+            self._submit(method, key, exchange, None, request_id)
+        elif method in self._counted_at_once:
+            _refuse_other_methods(method, exchange)
+            self._rates[method].take(exchange, None, key)
             self._submit(method, key, exchange, None, request_id)
         else:
-            self._node.spawn(self._admit(method, key, exchange, access, request_id))
+            self._node.spawn(self._admit(method, key, exchange, request_id))
 
     async def _admit(
-        self, method: Method, key: str, exchange: "Exchange", access: Any, request_id: str | None
+        self, method: Method, key: str, exchange: "Exchange", request_id: str | None
     ) -> None:
         """Find out who calls, and whether they may; only then look at what they sent."""
         try:
             caller = await caller_of(self._identify, exchange)
+            if method in self._rates:
+                _refuse_other_methods(method, exchange)
+                await self._count(method, exchange, caller, key)
+            access = method.options.access or self._default_access
             await check_access(access, caller, key)
             if request_id is not None and caller is not None:
                 # nobody replays another's; a header cannot hold the line end, so no two mix
@@ -251,11 +283,18 @@ class ActorRoutes:
             if self._node.passes_arguments_on:
                 return msgspec.Raw(exchange.body or b"{}")
             return method.arguments_from_json(exchange.body)
-        if method.read and exchange.method in {b"GET", b"HEAD"}:
+        if method.read and exchange.method in _READING:
             pairs = parse_qsl(exchange.query.decode(errors="replace"), keep_blank_values=True)
             return method.arguments_from_text(dict(pairs))
-        allowed = "GET, HEAD, POST" if method.read else "POST"
-        raise MethodNotAllowedError(f"{method} answers {allowed}", allowed)
+        raise _method_not_allowed(method)
+
+    async def _count(
+        self, method: Method, exchange: "Exchange", caller: Caller | None, key: str
+    ) -> None:
+        """Raise RateLimitError if this is asked too often."""
+        rates = self._rates.get(method)
+        if rates is not None and (waiting := rates.take(exchange, caller, key)) is not None:
+            await waiting
 
     # -- live views ------------------------------------------------------------------------------
 
@@ -279,6 +318,7 @@ class ActorRoutes:
         key = key_of_path_segment(parts[2], self._node.limits.key_bytes_max)
         refuse_cross_site(exchange)
         caller = await caller_of(self._identify, exchange)
+        await self._count(method, exchange, caller, key)
         await check_access(method.options.access or self._default_access, caller, key)
         values, token = split_query(exchange.query, exchange.header(b"last-event-id"))
         return self._node.live.subscribe(method, key, method.arguments_from_text(values), token)
@@ -313,6 +353,21 @@ def _request_id(exchange: "Exchange") -> str:
             "Idempotency-Key",
         )
     return value.decode("latin-1")
+
+
+def _rate_name(method: Method) -> str:
+    return f"{method.actor_type.route_name}.{method.name}"
+
+
+def _refuse_other_methods(method: Method, exchange: "Exchange") -> None:
+    """Raise MethodNotAllowedError where the HTTP method is not answered."""
+    if exchange.method != b"POST" and not (method.read and exchange.method in _READING):
+        raise _method_not_allowed(method)
+
+
+def _method_not_allowed(method: Method) -> MethodNotAllowedError:
+    allowed = "GET, HEAD, POST" if method.read else "POST"
+    return MethodNotAllowedError(f"{method} answers {allowed}", allowed)
 
 
 def _timeout_s(method: Method, node: Node | Gateway) -> float:

@@ -13,8 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from msgspec.structs import replace
+
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor, anyone, signed_in
+from perdure.actor.rate import Rate, RateOrRates, rates_of
 from perdure.actor.versions import newest_of
 from perdure.base.clock import Clock
 from perdure.base.errors import (
@@ -31,6 +34,7 @@ from perdure.runtime.gateway import Gateway
 from perdure.runtime.node import Node
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.place import Place, private_place
+from perdure.runtime.rates import Rates
 from perdure.store.api import Store
 from perdure.store.registry import Registry
 from perdure.store.url import registry_from_url, store_from_url
@@ -48,6 +52,7 @@ from perdure.web.metrics import Metrics, call_families
 from perdure.web.openapi import Docs
 from perdure.web.operations import Operation, operations_of
 from perdure.web.process_families import LoopLag, process_families
+from perdure.web.rate_limits import RatesOfRoutes
 from perdure.web.shared import Subscribe
 from perdure.web.sites import site_of
 from perdure.web.versions import refuse_segments
@@ -82,6 +87,7 @@ class App(Registration):
             while there is no `identify`, or for who asks this machine from itself.
         cors: which pages of other origins may call what is exposed: a `Cors`. By default none.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
+        rate: how often all that is exposed here may be asked, in sum: a `Rate`, or several.
         clock: where the time comes from; tests put one of their own here.
 
     Raises DefinitionError when a class cannot work as an actor.
@@ -101,6 +107,7 @@ class App(Registration):
         outlets: Mapping[str, Outlet] | None = None,
         docs: Docs | bool | None = None,
         cors: Cors | None = None,
+        rate: RateOrRates | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]
@@ -130,6 +137,8 @@ class App(Registration):
         self.metrics.add("ready", self._ready_family)
         self._loop_lag = LoopLag(self._fold)
         self._clock = clock
+        self._rate = rates_of(rate)
+        self._rates: RatesOfRoutes | None = None
         self._store = store
         self._starting = asyncio.Lock()
         self._node: Node | Gateway | None = None
@@ -161,14 +170,17 @@ class App(Registration):
             self.functions.close(versions)
             with ExitStack() as self._on_end:
                 node = self._make_node(_stores(store or self._store), on_broken, place or Place())
+                limiter = Rates(node)
+                self._rates = rates = RatesOfRoutes(self._rate, limiter)
+                functions = FunctionRoutes(self.functions, node, self.identify, rates)
+                routes = ActorRoutes(self.actor_types, node, self.identify, rates, versions)
                 await node.start()
                 self._on_end = self._on_end.pop_all()
-            self._node = node
-            self._function_routes = FunctionRoutes(node, self.identify)
-            self._routes = routes = ActorRoutes(self.actor_types, node, self.identify, versions)
+            self._node, self._routes, self._function_routes = node, routes, functions
             self._loop_lag.start()
             self.metrics.add("node", node.families)
             self.metrics.add("calls", lambda: call_families(routes.meters))
+            self.metrics.add("rates", limiter.families)
             self.metrics.add("loop", self._loop_lag.families)
             self.ready = True
 
@@ -275,7 +287,24 @@ class App(Registration):
             version: of the API. The first one is told by the paths without a version.
         """
         access = signed_in if self.identify else anyone
-        return operations_of(self.actor_types, self.functions, access, version)
+        found = operations_of(self.actor_types, self.functions, access, version)
+        return [replace(one, is_limited=True) for one in found] if self._rate else found
+
+    async def spend(self, rate: Rate, subject: str) -> None:
+        """Count something for a subject under a rate with a name, as routes count requests.
+
+        For what a mounted application does: `await app.spend(LOG_INS, request.client.host)`.
+
+        Args:
+            subject: what the rate counts `by`: the id of a caller, an address, or what its
+                function would return.
+
+        Raises RateLimitError, NotRunningError, and DefinitionError if the rate has no name, or
+        another one has it.
+        """
+        if self._rates is None or self._node is None:
+            raise NotRunningError("an App counts only while it runs")
+        await self._rates.spend(rate, subject)
 
     # -- as the web server's endpoint ------------------------------------------------------------
 

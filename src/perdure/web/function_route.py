@@ -27,8 +27,9 @@ from perdure.runtime.gateway import Gateway
 from perdure.runtime.node import Node
 from perdure.web.access import Identify, caller_of, check_access, check_body, refuse_cross_site
 from perdure.web.entity_tags import reply_tagged
-from perdure.web.functions import Function, Match
+from perdure.web.functions import Function, Functions, Match
 from perdure.web.page_links import link_next
+from perdure.web.rate_limits import RatesOfRoutes
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -39,8 +40,19 @@ log = logging.getLogger("perdure.web")
 class FunctionRoutes:
     """The functions of an app that runs, as an endpoint of the web server."""
 
-    def __init__(self, node: Node | Gateway, identify: Identify | None) -> None:
+    def __init__(
+        self,
+        functions: Functions,
+        node: Node | Gateway,
+        identify: Identify | None,
+        rates: RatesOfRoutes,
+    ) -> None:
         self._node = node
+        self._rates = {
+            function: found
+            for function in functions
+            if (found := rates.of(function.options.rate, _rate_name(function))) is not None
+        }
         self._identify = identify
         self._default_access = "signed_in" if identify else "anyone"
         self._running = 0
@@ -96,8 +108,12 @@ class FunctionRoutes:
     async def _call(self, function: Function, match: Match, exchange: "Exchange") -> Any:
         caller: Caller | None = await caller_of(self._identify, exchange)
         in_path = match.path.pattern.decoded(match.values)
+        key = in_path.get("key", "")
+        rates = self._rates.get(function)
+        if rates is not None and (waiting := rates.take(exchange, caller, key)) is not None:
+            await waiting
         access = function.options.access or self._default_access
-        await check_access(access, caller, in_path.get("key", ""))
+        await check_access(access, caller, key)
         if function.has_body:
             check_body(exchange, function.options.body_bytes_max)
             arguments = function.arguments_from_json(exchange.body)
@@ -114,6 +130,10 @@ def _function_for(match: Match, exchange: "Exchange") -> Function:
         allowed = match.path.allowed()
         raise MethodNotAllowedError(f"{match.path.pattern} answers {allowed}", allowed)
     return function
+
+
+def _rate_name(function: Function) -> str:
+    return f"{function.method.decode()} {function.pattern}"
 
 
 def _encoded(function: Function, result: Any) -> bytes:

@@ -16,6 +16,7 @@ import msgspec
 
 from perdure.actor.model import AccessRule, Caller, MethodOptions, check_bounds
 from perdure.actor.pages import is_paged
+from perdure.actor.rate import RateOrRates, rates_of
 from perdure.actor.signature import TakesArguments, bad_arguments, compile_signature, type_hints
 from perdure.actor.versions import Lifetime, Versioned, spoken_in
 from perdure.base.codec import decoder
@@ -32,6 +33,7 @@ class Rules(Versioned, total=False):
     access: AccessRule | None
     timeout_s: float | None
     body_bytes_max: int | None
+    rate: RateOrRates | None
 
 
 class Decorator(Protocol):
@@ -150,6 +152,7 @@ class Functions:
         lifetime = Lifetime(**{name: said.pop(name) for name in names if name in said})
         options = MethodOptions(exposed=True, lifetime=lifetime, **said)
         check_bounds(options.timeout_s, options.body_bytes_max)
+        rates_of(options.rate)
 
         def register(function: Wrapped) -> Wrapped:
             compiled = Function(method, path, function, options)
@@ -273,7 +276,7 @@ class Registration:
         access: `anyone`, `signed_in`, `owner` (the path has `{key}`, which is the caller's id), or
             a function `(caller, key) -> bool`, which may be async and gets "" for a path without
             `{key}`. By default `signed_in` where the App has `identify`, else `anyone`.
-        timeout_s, body_bytes_max, version, until, deprecated, sunset: as with `expose`.
+        timeout_s, body_bytes_max, rate, version, until, deprecated, sunset: as with `expose`.
 
     Raises DefinitionError.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from perdure.actor.versions import Lifetime
-from perdure.web.openapi_problems import problem_components, problem_responses
+from perdure.web.openapi_problems import RATE_HEADERS, problem_components, problem_responses
 from perdure.web.openapi_schemas import Schemas
 from perdure.web.operations import Operation
 
@@ -175,17 +175,18 @@ class _Writer:
         }
 
     def _success(self) -> dict[str, Any]:
+        response: dict[str, Any]
         if self._operation.is_live:
-            stream = {"schema": {"type": "string"}}
-            return {
+            response = {
                 "description": "Server-Sent Events: `snapshot`, then `patch` (RFC 7396).",
-                "content": {"text/event-stream": stream},
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
             }
-        schema = self._schemas.of(self._operation.result_type)
-        response: dict[str, Any] = {
-            "description": "The result.",
-            "content": {"application/json": {"schema": schema}},
-        }
+        else:
+            schema = self._schemas.of(self._operation.result_type)
+            response = {
+                "description": "The result.",
+                "content": {"application/json": {"schema": schema}},
+            }
         if headers := self._headers():
             response["headers"] = headers
         return response
@@ -194,7 +195,7 @@ class _Writer:
         headers: dict[str, Any] = {}
         if self._operation.is_idempotent:
             headers["Idempotent-Replayed"] = _REPLAYED
-        if self._operation.http_method == "GET":
+        if self._operation.http_method == "GET" and not self._operation.is_live:
             headers["ETag"] = _ETAG
             if self._operation.is_paged:
                 headers["Link"] = _LINK
@@ -202,7 +203,7 @@ class _Writer:
             headers["Deprecation"] = _DEPRECATION
         if self._operation.lifetime.sunset is not None:
             headers["Sunset"] = _SUNSET
-        return headers
+        return headers | RATE_HEADERS if self._operation.is_limited else headers
 
 
 def _end_of(lifetime: Lifetime) -> str:

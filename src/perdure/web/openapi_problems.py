@@ -18,8 +18,19 @@ from perdure.web.problems import TITLES, TYPE_PREFIX
 _PROBLEM = "perdure.Problem"
 _NEVER = frozenset(("definition", "wire", "handshake", "other-cluster"))
 _SERVER_KINDS = {400: ("bad-request",), 503: ("too-many-connections",)}
-_STATUSES = (400, 401, 403, 409, 412, 413, 422, 500, 503, 504)
+_STATUSES = (400, 401, 403, 409, 412, 413, 422, 429, 500, 503, 504)
 _RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer"}}
+RATE_HEADERS = {
+    "RateLimit": {
+        "description": "Of each rate, how many more are allowed at once, and in how many seconds "
+        "that is one more.",
+        "schema": {"type": "string", "examples": ['"all";r=99;t=1']},
+    },
+    "RateLimit-Policy": {
+        "description": "Of each rate, how many are allowed in how many seconds.",
+        "schema": {"type": "string", "examples": ['"all";q=100;w=60']},
+    },
+}
 
 
 def problem_components() -> dict[str, Any]:
@@ -30,6 +41,11 @@ def problem_components() -> dict[str, Any]:
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "For people."},
         "field": {"type": "string", "description": "The argument that does not fit."},
+        "violated-policies": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "The rates that were exceeded, by name.",
+        },
     }
     schema = {
         "title": "Problem",
@@ -72,7 +88,10 @@ def _common_statuses(operation: Operation) -> Iterator[int]:
         yield from (409, 413)
     elif operation.in_body:
         yield 413
-    yield from (422, 500, 503, 504)
+    yield 422
+    if operation.is_limited:
+        yield 429
+    yield from (500, 503, 504)
 
 
 def _kinds(status: int) -> tuple[str, ...]:
@@ -117,8 +136,10 @@ def _of_kinds(status: int, kinds: tuple[str, ...]) -> dict[str, Any]:
         "title": TITLES.get(status, "The call was refused"),
         "status": status,
     }
-    if status == 503:
+    if status in {429, 503}:
         response["headers"] = {"Retry-After": _RETRY_AFTER}
+    if status == 429:
+        response["headers"] |= RATE_HEADERS
     return response
 
 

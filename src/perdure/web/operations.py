@@ -42,6 +42,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     method: Method | None = None  # of an actor; None: a plain function
     is_live: bool = False  # it is answered with events
     lifetime: Lifetime = Lifetime()
+    is_limited: bool = False  # it has a rate
 
     @property
     def is_idempotent(self) -> bool:
@@ -129,6 +130,7 @@ def _of_method(
         in_body=http_method == "POST",
         method=method,
         is_live=is_live,
+        is_limited=method.options.rate is not None,
     )
 
 
@@ -145,4 +147,5 @@ def _of_function(function: Function, default_access: AccessRule) -> Operation:
         access=function.options.access or default_access,
         lifetime=function.lifetime,
         in_body=function.has_body,
+        is_limited=function.options.rate is not None,
     )

@@ -18,6 +18,7 @@ from perdure.base.errors import (
     BadArgumentsError,
     MethodNotAllowedError,
     PerdureError,
+    RateLimitError,
     RequestRunningError,
     UniqueError,
 )
@@ -68,6 +69,8 @@ def error_of(document: Any) -> PerdureError:
         if isinstance(public, type) and issubclass(public, PerdureError) and public.kind == kind:
             error = public.__new__(public, *error.args)
     error.__dict__ |= {"kind": kind, "status": int(members.get("status", 500))}
+    if isinstance(error, RateLimitError):
+        error.policies = tuple(members.get("violated-policies", ()))
     return error
 
 
@@ -80,7 +83,11 @@ def problem_of(error: BaseException) -> tuple[int, bytes, bytes]:
     extensions: dict[str, object] = {}
     if isinstance(error, BadArgumentsError | UniqueError) and error.field is not None:
         extensions["field"] = error.field
+    if isinstance(error, RateLimitError):
+        extensions["violated-policies"] = error.policies
     body = problem(status, error.kind, title, str(error) or None, **extensions)
+    if isinstance(error, RateLimitError):
+        return status, body, b"retry-after: %d\r\n" % error.retry_after_s
     if isinstance(error, MethodNotAllowedError):
         return status, body, b"allow: %b\r\n" % error.allowed.encode("ascii")
     if status == 401:

@@ -134,6 +134,15 @@ async def test_a_wrong_password_and_an_unknown_address_look_alike() -> None:
         assert not client.cookies
 
 
+@on_the_street
+async def test_one_address_cannot_try_one_account_after_the_other() -> None:
+    async with browser() as client:
+        answers = [await log_in(client, email=f"no address {n}") for n in range(31)]
+        assert [one.status_code for one in answers] == [422] * 30 + [429]
+        assert "try again in 2 s" in answers[-1].text
+        assert (await client.get("/login")).status_code == 200
+
+
 def _without_ids(page: str) -> str:
     return re.sub('value="[^"]*"', "", page)
 
