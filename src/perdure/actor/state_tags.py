@@ -46,13 +46,13 @@ class Look(msgspec.Struct, eq=False):
         """See which state it is. Raises PreconditionFailedError if it is none of those wanted."""
         activation = turn.activation
         self.found, self._commit = "", None
+        self._encoded, self._version = activation.encoded, activation.version
         if activation.relaxed:
             pass  # ahead of every commit
         elif activation.commit is None:
             self.found = _tag(activation, activation.version, activation.updated_at_ms)
         elif not activation.actor_type.collections:  # their entries cannot be compared below
-            self._commit, self._version = activation.commit, activation.version
-            self._encoded = activation.encoded
+            self._commit = activation.commit
         if self.wanted is not None:
             self._check(activation, self.wanted)
         if not turn.holds_alone:  # it may see more than one state
@@ -72,6 +72,16 @@ class Look(msgspec.Struct, eq=False):
         commit, activation = self._commit, turn.activation
         if commit is not None and commit.states.get(activation) is self._encoded:
             return _tag(activation, self._version, commit.at_ms)
+        if self.found and activation is not None and activation.version != self._version:
+            return self._newer_tag(activation)
+        return self.found
+
+    def _newer_tag(self, activation: "Activation") -> str:
+        """There was a commit since, perhaps of the read itself: it remembers the answer to an
+        idempotency key, or that the actor was used. If it left the state as it was, it has it."""
+        is_same = activation.encoded is self._encoded and not activation.actor_type.collections
+        if is_same and activation.commit is None and not activation.relaxed:
+            return _tag(activation, activation.version, activation.updated_at_ms)
         return self.found
 
     def hear(self, tag: str) -> None:

@@ -133,7 +133,9 @@ def _function_for(match: Match, exchange: "Exchange") -> Function:
 
 
 def _rate_name(function: Function) -> str:
-    return f"{function.method.decode()} {function.pattern}"
+    version = function.lifetime.version
+    prefix = f"/v{version}" if version > 1 else ""  # two versions of a path may have two rates
+    return f"{function.method.decode()} {prefix}{function.pattern}"
 
 
 def _encoded(function: Function, result: Any) -> bytes:

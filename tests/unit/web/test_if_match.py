@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from perdure.base.clock import SystemClock
 from perdure.cluster import frames, handshake
 from perdure.runtime.place import Place
 from perdure.store.memory import MemoryStore
-from perdure.testing import async_test, crash, running
+from perdure.testing import VirtualClock, async_test, crash, running
 
 KEY = b"a key for tests, 32 bytes long.."
 GATES: list[asyncio.Event] = []  # the newest is the test's own
@@ -293,6 +294,35 @@ def test_entries_of_collections_are_part_of_the_state(serving: Any, tmp_path: Pa
             assert (await put(http, await tag_of(http))).status_code == 200
 
     asking()
+
+
+@async_test
+async def test_a_read_that_is_committed_itself_gives_the_tag_of_that_commit() -> None:
+    class Guest(Actor, ttl=timedelta(seconds=1000)):
+        name: str = ""
+
+        @expose
+        async def call(self, name: str) -> None:
+            self.name = name
+
+        @expose
+        @read
+        async def show(self) -> str:
+            return self.name
+
+    clock = VirtualClock()
+    async with running(Guest, clock=clock) as app, client(app) as http:
+        await http.post("/guest/a/call", json={"name": "ann"})
+        keyed = await http.get("/guest/a/show", headers={"idempotency-key": "k"})
+        await clock.advance(200)
+        noted = await http.get("/guest/a/show")  # notes that the actor is in use
+        assert app.statistics()["commits"] == 3
+        assert len({keyed.headers["etag"], noted.headers["etag"]}) == 2
+        done = await put(http, noted.headers["etag"], "/guest/a/call", name="bob")
+        assert done.status_code == 200
+        keyed = await http.get("/guest/a/show", headers={"idempotency-key": "l"})
+        done = await put(http, keyed.headers["etag"], "/guest/a/call", name="cid")
+        assert done.status_code == 200
 
 
 @async_test

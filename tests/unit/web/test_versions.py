@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 
-from perdure import Actor, App, Cors, DefinitionError, expose, live, read
+from perdure import Actor, App, Cors, DefinitionError, Rate, expose, live, read
 from perdure.testing import async_test
 from perdure.web.server import Server
 
@@ -120,6 +120,23 @@ async def test_what_will_go_says_so_in_every_answer() -> None:
             assert "deprecation" not in other.headers
         for path in ("/v2/quote/tea", "/v2/cart/a/view"):
             assert "deprecation" not in (await http.get(path)).headers
+
+
+@async_test
+async def test_each_version_has_its_own_rate_and_a_method_of_several_one() -> None:
+    class Counter(Actor):
+        @expose(rate=Rate(2, per_s=60))
+        async def hit(self) -> int:
+            return 1
+
+    app = App(Counter, store="memory:")
+    app.get("/x", rate=Rate(1, per_s=60))(_function)
+    app.get("/x", rate=Rate(2, per_s=60), version=2)(_function)
+    async with app, _client(app) as http:
+        for path, statuses in (("/x", [200, 429]), ("/v2/x", [200, 200, 429])):
+            assert [(await http.get(path)).status_code for _ in statuses] == statuses, path
+        paths = ("/counter/a/hit", "/v2/counter/a/hit", "/v1/counter/a/hit")
+        assert [(await http.post(path)).status_code for path in paths] == [200, 200, 429]
 
 
 @async_test
