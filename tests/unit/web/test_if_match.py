@@ -325,6 +325,27 @@ async def test_a_read_that_is_committed_itself_gives_the_tag_of_that_commit() ->
         assert done.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("method", "sent"), [("replace", {"lines": ["x"]}), ("note", {"name": "n", "text": "t"})]
+)
+def test_a_read_that_shares_its_own_commit_with_a_change_gives_no_tag_of_it(
+    method: str, sent: dict[str, Any]
+) -> None:
+    @async_test
+    async def asking() -> None:
+        async with running(page_class()) as app, client(app) as http:
+            await http.post("/page/a/replace", json={"lines": ["w"]})
+            shown, changed = await asyncio.gather(
+                http.get("/page/a/show", headers={"idempotency-key": "k"}),
+                http.post(f"/page/a/{method}", json=sent),
+            )
+            assert app.statistics()["commits"] == 2, "they were to share a commit"
+            assert (shown.json(), changed.status_code) == (["w"], 200)
+            assert (await put(http, shown.headers["etag"])).status_code == 412
+
+    asking()
+
+
 @async_test
 async def test_an_actor_that_was_forgotten_and_made_anew_is_another() -> None:
     async with running(page_class()) as app, client(app) as http:
