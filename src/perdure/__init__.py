@@ -2,7 +2,7 @@
 
 Layers, each importing only those below it (a test enforces it):
 
-    cli → testing → web → runtime → actor → store → base
+    cli → testing → client → web → runtime → actor → store → base
 
 This module is the whole public API for applications; `perdure.testing` is the one for their tests.
 """
@@ -81,21 +81,21 @@ from perdure.base.errors import (
 from perdure.base.limits import Limits
 
 if TYPE_CHECKING:
+    from perdure.client.remote import Client
     from perdure.runtime.outlets import Delivery
     from perdure.web.api_keys import ApiKeys
     from perdure.web.app import App
     from perdure.web.cors import Cors
-    from perdure.web.live_client import LiveClient
     from perdure.web.openapi import Docs
     from perdure.web.outlets import Mail, Webhooks
 
-_WEB = {
+_UPPER = {
     "ApiKeys": "perdure.web.api_keys",
     "App": "perdure.web.app",
+    "Client": "perdure.client.remote",
     "Cors": "perdure.web.cors",
     "Delivery": "perdure.runtime.outlets",
     "Docs": "perdure.web.openapi",
-    "LiveClient": "perdure.web.live_client",
     "Mail": "perdure.web.outlets",
     "Webhooks": "perdure.web.outlets",
 }
@@ -109,6 +109,7 @@ __all__ = [
     "BadArgumentsError",
     "BodyTooLargeError",
     "Caller",
+    "Client",
     "ConflictError",
     "Cors",
     "CycleError",
@@ -125,7 +126,6 @@ __all__ = [
     "InvalidKeyError",
     "LimitError",
     "Limits",
-    "LiveClient",
     "Log",
     "Mail",
     "Map",
@@ -184,6 +184,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load the upper layers with the first use: code that only defines actors is spared them."""
-    if name in _WEB:
-        return getattr(import_module(_WEB[name]), name)
+    if name in _UPPER:
+        return getattr(import_module(_UPPER[name]), name)
     raise AttributeError(f"module 'perdure' has no attribute {name!r}")

@@ -85,6 +85,8 @@ def transaction(*participants: Any, timeout_s: float | None = None) -> Any:
     for one in participants:
         if not isinstance(one, Reference):
             raise TransactionError(f"{one!r} is not an actor's address, like Account.at('a')")
+        if one.is_elsewhere:
+            raise TransactionError(f"{one!r} is on another server, which commits by itself")
     return TransactionBlock(participants, timeout_s)
 
 

@@ -18,7 +18,7 @@ from perdure.actor.collection_fields import binding, collection_fields
 from perdure.actor.indexes import compile_check, compile_indexes
 from perdure.actor.model import Actor, MethodOptions, live, options_of
 from perdure.actor.pages import is_paged
-from perdure.actor.reference import Reference, Router, reference_class
+from perdure.actor.reference import CallRouter, Reference, Router, reference_class
 from perdure.actor.schema import Migrations, stored_name, ttl_ms
 from perdure.actor.signature import TakesArguments, compile_signature
 from perdure.actor.versions import Lifetime, spoken_in
@@ -157,6 +157,11 @@ class ActorType:
     def reference(self, key: str, request_id: str | None) -> Reference:
         """What `Class.at(key)` gives."""
         return self._reference_class(key, request_id)
+
+    def reference_class_for(self, router: CallRouter) -> type[Reference]:
+        """The class of references that send their calls there, whoever runs this class here."""
+        own = {"__slots__": (), "_router": router, "is_elsewhere": True}
+        return type(self._reference_class.__name__, (self._reference_class,), own)
 
     def _live_fields(self) -> Method | None:
         """What returns all fields marked `live`, compiled like a written method, or None."""

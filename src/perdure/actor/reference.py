@@ -21,10 +21,8 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-class Router(Protocol):
-    """Who takes calls to their actor: the running node."""
-
-    limits: Limits
+class CallRouter(Protocol):
+    """Who takes calls to their actor: the running node, or a client of another process."""
 
     async def call(
         self,
@@ -37,18 +35,24 @@ class Router(Protocol):
         """Run one call and return its result; raises what the method raised, or a PerdureError."""
         ...
 
+    def watch(
+        self, method: "Method", key: str, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Follow the results of a live method."""
+        ...
+
+
+class Router(CallRouter, Protocol):
+    """Who runs the actors of this process: the running node."""
+
+    limits: Limits
+
     async def query(self, query: Query) -> list[StoredActor]:
         """The committed actors that fit; raises DeadlineError, StoppingError or a StoreError.
 
         It waits for no turn: a query reads what is committed, and all that it lets out is its
         conditions, to the database.
         """
-        ...
-
-    def watch(
-        self, method: "Method", key: str, positional: tuple[Any, ...], named: dict[str, Any]
-    ) -> AsyncIterator[Any]:
-        """Follow the results of a live method."""
         ...
 
 
@@ -58,6 +62,7 @@ class Reference:
     __slots__ = ("_key", "_request_id")
     _actor_type: "ActorType"
     _router: Router | None = None  # set on the class by the node that runs its actors
+    is_elsewhere = False  # an actor of another application, behind its web server
 
     def __init__(self, key: str, request_id: str | None = None) -> None:
         self._key = normalize_key(key)
@@ -68,6 +73,8 @@ class Reference:
     @property
     def tell(self) -> Teller:
         """Its methods as messages; see `Actor.tell`."""
+        if self.is_elsewhere:
+            raise NotRunningError(f"{self!r} is on another server; it can be called, not be told")
         return Teller(self._actor_type, self._key)
 
     def __repr__(self) -> str:

@@ -6,14 +6,18 @@ can be read from the status: 4xx is the caller's, 503 and 504 are operating trou
 may cure, 500 is a bug.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PerdureError(Exception):
-    """The root of every error that Perdure raises on purpose."""
+    """The root of every error that Perdure raises on purpose.
+
+    `problem` is the document (RFC 9457) of one that came from a server, through `perdure.Client`.
+    """
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "internal"
+    problem: dict[str, Any] | None = None
 
 
 class DomainError(PerdureError):
@@ -24,6 +28,7 @@ class DomainError(PerdureError):
     """
 
     status: ClassVar[int] = 400
+    kind: ClassVar[str] = "domain-error"
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from perdure.cli.balance import balance
+from perdure.cli.client import client
 from perdure.cli.failures import Failure
 from perdure.cli.layout import STATE_MAX, WEB_MAX, ClusterOptions
 
@@ -363,6 +364,7 @@ def migrate(
 
 cluster = typer.Typer(invoke_without_command=True)
 cli.add_typer(cluster, name="cluster")
+cli.add_typer(client, name="client")
 
 _Store = Annotated[str, typer.Option("--store", help="Store URL: postgresql://…")]
 _DEFAULT_STORE = "sqlite:data"

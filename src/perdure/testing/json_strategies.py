@@ -95,7 +95,13 @@ def _structs(info: Any, known: dict[Any, Strategy]) -> Strategy:
         strategy = _strategy(field.type, known)
         (required if field.required else optional)[field.encode_name] = strategy
     tag = {} if getattr(info, "tag", None) is None else {info.tag_field: info.tag}
-    made = st.fixed_dictionaries(required, optional=optional).map(lambda given: {**tag, **given})
+    made: Strategy
+    if getattr(info, "array_like", False):
+        elements = [*map(st.just, tag.values()), *required.values(), *optional.values()]
+        made = st.tuples(*elements).map(list)
+    else:
+        members = st.fixed_dictionaries(required, optional=optional)
+        made = members.map(lambda given: {**tag, **given})
     return made
 
 
@@ -120,6 +126,7 @@ def _constant(_info: Any, _known: Any) -> Strategy:
 _scalars = st.none() | st.booleans() | st.integers(-_INT_MAX, _INT_MAX) | st.text()
 
 _MAKERS: dict[type, Callable[[Any, Any], Strategy]] = {
+    types.Metadata: lambda info, known: _strategy(info.type, known),
     types.AnyType: lambda _info, _known: _scalars,
     types.NoneType: _constant,
     types.BoolType: lambda _info, _known: st.booleans(),

@@ -267,6 +267,11 @@ class App(Registration):
         return self._node.awake() if self._node else {}
 
     @property
+    def title(self) -> str:
+        """What its documentation calls it."""
+        return self._docs.about.title
+
+    @property
     def versions(self) -> int:
         """How many versions its API has: the newest that something in it speaks of."""
         methods = [one for kind in self.actor_types for one in kind.methods.values()]

@@ -63,13 +63,17 @@ class DocsPages:
         else:
             exchange.reply(200, document, b"application/json", _NOT_CACHED)
 
+    @property
+    def about(self) -> Docs:
+        """What is said of the App as a whole."""
+        return self._docs if isinstance(self._docs, Docs) else Docs()
+
     def _document(self, version: int) -> bytes | None:
         if version not in self._documents:
             versions = self._versions()
             if not 1 <= version <= versions:
                 return None
-            docs = self._docs if isinstance(self._docs, Docs) else Docs()
-            found = openapi_of(self._operations(version), docs, self._identify)
+            found = openapi_of(self._operations(version), self.about, self._identify)
             if versions > 1:
                 found["info"] |= _told(version, versions)
             self._documents[version] = encode(found)

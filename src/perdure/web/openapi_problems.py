@@ -62,7 +62,7 @@ def problem_components() -> dict[str, Any]:
 def problem_responses(operation: Operation) -> dict[str, Any]:
     """The responses of one operation beside its result, by status."""
     own: dict[int, list[str]] = {}
-    for refusal in _refusals(operation.function):
+    for refusal in refusals_of(operation.function):
         own.setdefault(refusal.status, []).append(refusal.kind)
     responses: dict[str, Any] = {}
     for status in sorted({*_common_statuses(operation), *own}):
@@ -104,7 +104,7 @@ def _kinds(status: int) -> tuple[str, ...]:
     return (*sorted(kinds), *_SERVER_KINDS.get(status, ()))
 
 
-def _refusals(function: Callable[..., Any]) -> list[type[DomainError]]:
+def refusals_of(function: Callable[..., Any]) -> list[type[DomainError]]:
     """The application's own errors that the code of a function names."""
     function = unwrap(function)
     code = getattr(function, "__code__", None)

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from perdure.web.type_names import named_types, unique_names
+
 _PREFIX = "#/components/schemas/"
 _ANYTHING = {"description": "Anything."}  # msgspec takes an empty one for none
 _DEPTH_MAX = 6
@@ -45,9 +47,7 @@ class Schemas:
         """
         nameless = [(one, msgspec.structs.fields(one)) for one in arguments]
         types = [field.type for _, fields in nameless for field in fields] + list(results)
-        schemas, self.components = msgspec.json.schema_components(
-            types, schema_hook=lambda _unknown: dict(_ANYTHING), ref_template=_PREFIX + "{name}"
-        )
+        schemas, self.components = _schema_components(types)
         # by identity, since annotations need not be hashable; the list keeps them alive
         self._types = types
         self._schemas = {id(one): schema for one, schema in zip(types, schemas, strict=True)}
@@ -104,6 +104,27 @@ class Schemas:
                 required.append(field.name)
         schema = {"type": "object", "properties": properties, "additionalProperties": False}
         return schema | ({"required": required} if required else {})
+
+
+def _schema_components(types: list[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    """The schema of each type, and those of the types with names."""
+    options: dict[str, Any] = {
+        "schema_hook": lambda _unknown: dict(_ANYTHING),
+        "ref_template": _PREFIX + "{name}",
+    }
+    try:
+        return msgspec.json.schema_components(types, **options)
+    except KeyError:
+        # msgspec names a type by its class and module, and loses one of two that share both, as
+        # classes made in functions may; its generator takes names that are given to it
+        from msgspec._json_schema import _SchemaGenerator
+
+        described = msgspec.inspect.multi_type_info(types)
+        named = named_types(described)
+        names = unique_names(named, allowed=r"A-Za-z0-9._\-")
+        generator = _SchemaGenerator(names, **options)
+        schemas = tuple(generator.to_schema(one) for one in described)
+        return schemas, {names[cls]: generator.to_schema(one, False) for cls, one in named.items()}
 
 
 def _with_default(schema: dict[str, Any], field: msgspec.structs.FieldInfo) -> dict[str, Any]:

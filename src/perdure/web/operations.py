@@ -64,7 +64,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         """The first paragraph of the docstring on one line, and the rest of it."""
         text = inspect.getdoc(self.function) or ""
         if self.is_live:
-            text = f"Watch: {text or 'all live fields'}"
+            has_name = self.method is not None and self.method.name != "live"
+            text = f"Watch: {text or ('what it returns' if has_name else 'all live fields')}"
         first, _, rest = text.partition("\n\n")
         return " ".join(first.split()), rest.strip()
 

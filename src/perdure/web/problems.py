@@ -16,6 +16,7 @@ import msgspec
 from perdure.base import errors
 from perdure.base.errors import (
     BadArgumentsError,
+    DomainError,
     MethodNotAllowedError,
     PerdureError,
     RateLimitError,
@@ -45,6 +46,12 @@ TITLES: dict[int, str] = {
 
 _TITLES_BY_KIND = {"request-reused": "The idempotency key was used for another request"}
 
+_OWN: dict[str, type[PerdureError]] = {
+    public.kind: public
+    for public in vars(errors).values()
+    if isinstance(public, type) and issubclass(public, PerdureError) and public is not DomainError
+}
+
 # RFC 9110, 11.6.1: a 401 names a scheme; ours is whatever the app's own sign-in is
 _CHALLENGE = b"www-authenticate: Session\r\n"
 
@@ -60,17 +67,32 @@ def problem(
     return msgspec.json.encode(members)
 
 
-def error_of(document: Any) -> PerdureError:
-    """Returns the error that a problem document of another process stands for."""
-    members = document if isinstance(document, dict) else {}
-    kind = str(members.get("type", "")).removeprefix(TYPE_PREFIX) or "internal"
-    error = PerdureError(members.get("detail") or members.get("title") or "the server said no more")
-    for public in vars(errors).values():
-        if isinstance(public, type) and issubclass(public, PerdureError) and public.kind == kind:
-            error = public.__new__(public, *error.args)
-    error.__dict__ |= {"kind": kind, "status": int(members.get("status", 500))}
+def kind_of(document: dict[str, Any]) -> str:
+    """Returns the kind of error that a problem document tells of."""
+    return str(document.get("type", "")).removeprefix(TYPE_PREFIX) or "internal"
+
+
+def error_of(document: dict[str, Any], known: type[DomainError] | None = None) -> PerdureError:
+    """Returns the error that a problem document of another process stands for.
+
+    Its constructor is not run. It has `kind`, `status`, `field`, `problem` and its text.
+
+    Args:
+        known: the class, if it is an error of the application.
+    """
+    kind = kind_of(document)
+    text = document.get("detail") or document.get("title") or "the server said no more"
+    error_class = _OWN.get(kind) or known or PerdureError
+    error = error_class.__new__(error_class, text)
+    status = int(document.get("status", 500))
+    error.__dict__ |= {
+        "kind": kind,
+        "status": status if 400 <= status <= 599 else 500,  # who passes it on answers with it
+        "field": document.get("field"),
+        "problem": document,
+    }
     if isinstance(error, RateLimitError):
-        error.policies = tuple(members.get("violated-policies", ()))
+        error.policies = tuple(document.get("violated-policies", ()))
     return error
 
 

@@ -243,3 +243,35 @@ def test_a_document_of_many_classes_is_json() -> None:
     app = _app()
     document = openapi_of(app.operations(), Docs(), app.identify)
     assert json.loads(json.dumps(document)) == document
+
+
+def _class_called_line() -> Any:
+    class Line(msgspec.Struct):
+        width: float = 1.0
+
+    return Line
+
+
+_Thin, _Thick = _class_called_line(), _class_called_line()  # of one qualified name
+
+
+class Drawing(Actor):
+    @expose
+    async def draw(self, thin: _Thin, thick: _Thick, line: Line) -> list[_Thick]:
+        return [thick]
+
+
+@async_test
+async def test_types_of_one_name_are_told_apart() -> None:
+    document = await _document(App(Drawing, store="memory:", docs=True))
+    draw = document["paths"]["/drawing/{key}/draw"]["post"]
+    schema = draw["requestBody"]["content"]["application/json"]["schema"]
+    names = {name: told["$ref"].rpartition("/")[2] for name, told in schema["properties"].items()}
+    assert names == {"thin": "Line", "thick": "Line_2", "line": "Line_3"}
+    result = draw["responses"]["200"]["content"]["application/json"]["schema"]
+    assert result["items"] == {"$ref": "#/components/schemas/Line_2"}
+    schemas = document["components"]["schemas"]
+    assert set(schemas["Line_2"]["properties"]) == {"width"}
+    assert set(schemas["Line_3"]["properties"]) == {"sku", "count", "colour"}
+    validator = pytest.importorskip("openapi_spec_validator")
+    validator.validate(document, cls=validator.OpenAPIV31SpecValidator)

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 import httpx
 import pytest
 
-from perdure import Actor, App, Cors, DefinitionError, Rate, expose, live, read
+from perdure import (
+    Actor,
+    App,
+    Client,
+    Cors,
+    DefinitionError,
+    Rate,
+    expose,
+    live,
+    read,
+    watch,
+)
 from perdure.testing import async_test
 from perdure.web.server import Server
 
@@ -285,3 +296,21 @@ async def test_nothing_else_may_have_the_path_of_a_version() -> None:
     app.get("/v2/own")(_function)
     with pytest.raises(DefinitionError, match="_function is at /v2"):
         await app.start()
+
+
+@async_test
+async def test_a_typed_client_calls_each_method_in_its_version() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = make()
+    server = Server(app, None, app.limits)
+    async with app:
+        await server.start([listening])
+        async with Client(f"http://127.0.0.1:{listening.getsockname()[1]}") as remote:
+            cart = remote.at(Cart, "r")
+            assert await cart.add("tea") == ["tea"]
+            assert await cart.add_many("rum", 2) == 3
+            assert await cart.summary_4() == "3 lines"
+            async for count in watch(cart.count):
+                assert count == 3
+                break
+        await server.close()
