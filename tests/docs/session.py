@@ -69,7 +69,7 @@ class Session:
     def _give(self, command: str, output: str) -> None:
         if command == "^C":
             self._interrupt(output)
-        elif command.startswith(_SERVERS):
+        elif _program_of(command).startswith(_SERVERS):
             self._start_server(command, output)
         else:
             self._expect(command, output)
@@ -100,12 +100,13 @@ class Session:
     def _start_server(self, command: str, output: str) -> None:
         self._stop_server(signal.SIGTERM)
         command = self._with_port(command)
-        option = f" --port {self.port}" if command.startswith("uvicorn") else ""
-        if command.startswith("perdure") and "--listen" not in command:
+        program = _program_of(command)
+        option = f" --port {self.port}" if program.startswith("uvicorn") else ""
+        if program.startswith("perdure") and "--listen" not in command:
             option = f" --listen 127.0.0.1:{self.port}"
         self._server_output = ""
         self._server = subprocess.Popen(
-            ["bash", "-c", f"exec {command}{option}"],
+            ["bash", "-c", f"exec env {command}{option}"],
             cwd=self.folder,
             env=self._environment,
             stdout=subprocess.PIPE,
@@ -164,6 +165,11 @@ class Session:
 
     def _without_port(self, text: str) -> str:
         return text.replace(str(self.port), "8000")
+
+
+def _program_of(command: str) -> str:
+    """A command without the variables that are set for it."""
+    return re.sub(r"^(\w+=\S*\s+(\\\n\s*)?)*", "", command)
 
 
 def commands_of(text: str) -> list[tuple[str, str]]:

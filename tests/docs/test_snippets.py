@@ -23,6 +23,7 @@ NOT_RUN = Counter(
         ("docs/how-to/balance-haproxy.md", "needs HAProxy and a cluster"): 1,
         ("docs/how-to/three-machines.md", "needs a PostgreSQL of the system"): 1,
         ("docs/how-to/three-machines.md", THREE_MACHINES): 9,
+        ("docs/how-to/trace-requests.md", "needs a package index"): 1,
         ("docs/how-to/call-from-elsewhere.md", "needs a package index"): 1,
         ("README.md", "needs a package index"): 1,
         ("README.md", "starts a server and all the tests"): 1,

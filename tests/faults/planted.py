@@ -32,8 +32,8 @@ PLANTED = (
     Planted(
         "replies leave before the commit",
         _COMMITTER,
-        "            committed = await self._store.commit(",
-        "            commit.open()\n            committed = await self._store.commit(",
+        "            committed = await self._put(commit)",
+        "            commit.open()\n            committed = await self._put(commit)",
         "tests/faults/test_kills.py::test_a_kill_at_every_point_of_a_commit_is_survived[before_fsync]",
     ),
     Planted(

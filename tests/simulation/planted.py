@@ -72,8 +72,8 @@ PLANTED = (
     Planted(
         "answers leave before the commit",
         _COMMITTER,
-        "            committed = await self._store.commit(",
-        "            commit.open()\n            committed = await self._store.commit(",
+        "            committed = await self._put(commit)",
+        "            commit.open()\n            committed = await self._put(commit)",
     ),
     Planted(
         "a call that is sent again is run again",

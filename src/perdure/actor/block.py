@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from perdure.actor.interleaving import enter
 from perdure.actor.model import Actor, current_turn
 from perdure.actor.reference import Reference
+from perdure.actor.spans import around
 from perdure.actor.transaction import (
     Address,
     Grounds,
@@ -182,22 +183,24 @@ def _home(turn: Turn | None) -> Turn | None:
 
 @asynccontextmanager
 async def _outermost(transaction: Transaction, wanted: _Wanted) -> AsyncIterator[None]:
-    token = current_transaction.set(transaction)
-    try:
-        await _lock(transaction, wanted)
-        yield
-        durable = transaction.commit()
-    except BaseException as error:
-        await transaction.give_up(error)
-        raise
-    finally:
-        current_transaction.reset(token)
-    try:
-        await all_of(durable)
-    except FencedError as error:
-        if transaction.home is None and transaction.has_guests:
-            raise TransactionConflictError(f"{error}; nothing of it has happened") from error
-        raise  # the whole call of the turn is made again
+    with around("transaction"):
+        token = current_transaction.set(transaction)
+        try:
+            await _lock(transaction, wanted)
+            yield
+            durable = transaction.commit()
+        except BaseException as error:
+            await transaction.give_up(error)
+            raise
+        finally:
+            current_transaction.reset(token)
+        try:
+            with around("commit"):
+                await all_of(durable)
+        except FencedError as error:
+            if transaction.home is None and transaction.has_guests:
+                raise TransactionConflictError(f"{error}; nothing of it has happened") from error
+            raise  # the whole call of the turn is made again
 
 
 async def _lock(transaction: Transaction, wanted: _Wanted) -> None:

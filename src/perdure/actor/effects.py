@@ -12,6 +12,7 @@ import msgspec
 from perdure.base.errors import LimitError
 from perdure.base.ids import new_id
 from perdure.base.limits import Limits
+from perdure.base.trail import Trail
 from perdure.store.api import Message, Stream, Timer
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def send(
     method: str,
     arguments: bytes,
     caller: bytes | None,
+    trail: Trail | None,
 ) -> None:
     """Add a message; raises LimitError when this turn has sent too many."""
     sent = effects_of(turn).sent
@@ -66,7 +68,7 @@ def send(
         raise LimitError(f"{turn} has sent {len(sent)} messages; a turn may send no more")
     activation = turn.activation
     stream = Stream(activation.actor_type.name, activation.key, *receiver)
-    sent.append(Message(stream, method, arguments, new_id(), caller, due_at_ms=0, trail=turn.trail))
+    sent.append(Message(stream, method, arguments, new_id(), caller, due_at_ms=0, trail=trail))
 
 
 def put_entry(turn: "Turn", limits: Limits, at: EntryName, value: bytes | None) -> None:

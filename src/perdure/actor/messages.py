@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.actor.effects import send
 from perdure.actor.model import Caller, running_turn
+from perdure.actor.spans import trail_of_sent
 from perdure.base.codec import encode
 from perdure.base.errors import BadArgumentsError, UnencodableError
+from perdure.base.trail import Trail
 from perdure.store.api import ABROAD, OUTLET
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def send_to_actor(
     """Add a message to the effects of the turn; raises BadArgumentsError, LimitError."""
     arguments = encode(method.arguments_from_python(positional, named))
     abroad = ABROAD if turn.activation.host.is_abroad(key) else ""
-    _send(turn, (abroad + method.actor_type.name, key), method.name, arguments)
+    trail = trail_of_sent(turn, f"{method.actor_type.actor_class.__name__}/{method.name}")
+    _send(turn, (abroad + method.actor_type.name, key), method.name, arguments, trail)
 
 
 class OutletSender:
@@ -81,12 +84,19 @@ class OutletSender:
         if outlet not in known:
             names = ", ".join(sorted(known)) or "none"
             raise BadArgumentsError(f"the App has no outlet {outlet!r}; it has: {names}")
-        _send(turn, (OUTLET + outlet, ""), "", _encode(turn, values))
+        arguments = _encode(turn, values)
+        _send(turn, (OUTLET + outlet, ""), "", arguments, trail_of_sent(turn, outlet))
 
 
-def _send(turn: "Turn", receiver: tuple[str, str], method: str, arguments: bytes) -> None:
+def _send(
+    turn: "Turn",
+    receiver: tuple[str, str],
+    method: str,
+    arguments: bytes,
+    trail: Trail | None,
+) -> None:
     caller = None if turn.caller is None else _encode(turn, turn.caller)
-    send(turn, turn.activation.limits, receiver, method, arguments, caller)
+    send(turn, turn.activation.limits, receiver, method, arguments, caller, trail)
 
 
 def _encode(turn: "Turn", value: dict[str, Any] | Caller) -> bytes:

@@ -1,8 +1,8 @@
 """The trail of the code that runs: see `base.trail`."""
 
 from perdure.actor.model import current_turn
-from perdure.base.request_ids import current_request_id
-from perdure.base.trail import Trail
+from perdure.actor.turn import Turn
+from perdure.base.trail import Trail, current_trail, tracing
 
 
 def request_id() -> str | None:
@@ -11,19 +11,29 @@ def request_id() -> str | None:
 
     It is in the log lines of `perdure`, and fit to be passed on to other services.
     """
-    turn = current_turn.get()
-    if turn is None:
-        return current_request_id.get()
-    return None if turn.trail is None else turn.trail.request_id or None
+    trail = _own(current_turn.get())
+    return None if trail is None else trail.request_id or None
 
 
-def trail_here() -> Trail | None:
-    """Of what the running code begins, if it runs in no turn."""
-    name = current_request_id.get()
-    return None if name is None else Trail(name)
+def trail_here(turn: Turn | None = None) -> Trail | None:
+    """Of what the running code begins, in this turn or in none."""
+    trail, spans = _own(turn), tracing()
+    return trail if spans is None else spans.trail_here(trail)
 
 
 def follow(trail: Trail | None) -> None:
     """Let what this task begins follow a trail that came from elsewhere."""
-    if trail is not None and trail.request_id:
-        current_request_id.set(trail.request_id)
+    if trail is not None:
+        current_trail.set(trail)
+        if (spans := tracing()) is not None:
+            spans.attach(trail)
+
+
+def names_here() -> dict[str, str]:
+    """What a log line says of the request, and the span, that the running code belongs to."""
+    trail = trail_here(current_turn.get())
+    return {} if trail is None else trail.names
+
+
+def _own(turn: Turn | None) -> Trail | None:
+    return current_trail.get() if turn is None else turn.trail

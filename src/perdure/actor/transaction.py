@@ -184,7 +184,7 @@ class Transaction:
             parent=caller,
             request_id=request_id,
             activation=lock.activation,
-            trail=trail_here() if caller is None else caller.trail,
+            trail=trail_here(caller),
             transaction=self,
             task=task,
         )
@@ -207,9 +207,12 @@ class Transaction:
             lock.current = turn
             self._running.add(turn)
             turn.effects = copy_of(lock.effects)
+            host = lock.activation.host
+            began_s = host.now_s()
             try:
                 return await self._run_alone(lock, turn)
             except BaseException as error:
+                host.measures.failed[turn.method] += 1
                 if lock.activation.dead is None:
                     lock.activation.restore()
                 if turn.is_cut_off and isinstance(error, asyncio.CancelledError):
@@ -219,6 +222,7 @@ class Transaction:
                 raise
             finally:
                 turn.finished = True
+                host.measures.waiting_turns[turn.method].add(host.now_s() - began_s)
                 lock.current = None
                 current_turn.reset(token)
                 self._running.discard(turn)
@@ -238,6 +242,7 @@ class Transaction:
             )
             if known is not None:
                 return known
+        turn.method.begun += 1
         result = await turn.method.start(activation.actor, turn.arguments)
         if activation.dead is not None:
             raise activation.dead

@@ -13,6 +13,7 @@ from perdure.base.trail import Trail
 if TYPE_CHECKING:
     from perdure.actor.activation import Activation
     from perdure.actor.methods import Method
+    from perdure.actor.tracing import TurnTrace
     from perdure.actor.transaction import Transaction
 
 
@@ -27,6 +28,8 @@ class Turn(msgspec.Struct, eq=False):
     is_delivery: ClassVar[bool] = False  # a message, a timer or a lock
     asks_first: ClassVar[bool] = False  # `begin` is asked before it runs
     is_lock: ClassVar[bool] = False  # it keeps the actor for a transaction
+    cause: ClassVar[str] = "call"  # what makes it, in traces
+    span_kind: ClassVar[str] = "INTERNAL"
 
     method: "Method"
     arguments: Any  # a Struct; msgspec.Raw if it only passes through
@@ -42,6 +45,7 @@ class Turn(msgspec.Struct, eq=False):
     is_begun: bool = False  # see `has_begun`
     queued_s: float = 0.0  # monotonic: when it came into a mailbox
     trail: Trail | None = None
+    trace: "TurnTrace | None" = None  # its spans, while it is recorded; see `tracing`
     replayed: bool = False  # the answer is that of an earlier call with the same request_id
     origin: tuple[str, int] | None = None  # the process that sent it here, and its number there
     root: tuple[str, int] | None = None  # the origin of the call that this is a part of
@@ -53,10 +57,7 @@ class Turn(msgspec.Struct, eq=False):
 
     def names(self) -> dict[str, str]:
         """What a log line says of it, beside what happened."""
-        names = {"turn": str(self)}
-        if self.trail is not None and self.trail.request_id:
-            names["request_id"] = self.trail.request_id
-        return names
+        return {"turn": str(self), **({} if self.trail is None else self.trail.names)}
 
     def begin_anew(self) -> None:
         """Be as before the turn was given to an activation, which has failed it without effect."""

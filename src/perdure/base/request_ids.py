@@ -6,16 +6,12 @@ called `request_id` in turns and frames for historical reasons, is something els
 """
 
 import re
-from contextvars import ContextVar
 
 from perdure.base.ids import new_id
 
 CHARACTERS_MAX = 128
 
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,%d}" % CHARACTERS_MAX)
-
-current_request_id: ContextVar[str | None] = ContextVar("perdure_request_id", default=None)
-"""Of the request that is being answered; set by the server, and inherited by all its tasks."""
 
 
 class RequestIds:

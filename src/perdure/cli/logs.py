@@ -5,7 +5,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from perdure.actor.trail import request_id
+from perdure.actor.trail import names_here
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -17,7 +17,7 @@ _LIFE_CYCLE = ("perdure.server", "perdure.supervisor")
 def set_up_logs(level: str, log_format: str) -> None:
     """Send the `perdure` loggers, and warnings of all others, to standard error."""
     handler = logging.StreamHandler()
-    handler.addFilter(_name_request)
+    handler.addFilter(_name_trail)
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("perdure").setLevel(level.upper())
@@ -25,10 +25,11 @@ def set_up_logs(level: str, log_format: str) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def _name_request(record: logging.LogRecord) -> bool:
+def _name_trail(record: logging.LogRecord) -> bool:
     """Let a line say which request the code that logs belongs to, unless it says so itself."""
-    if (name := request_id()) is not None and not hasattr(record, "request_id"):
-        record.request_id = name
+    for name, value in names_here().items():
+        if not hasattr(record, name):
+            setattr(record, name, value)
     return True
 
 

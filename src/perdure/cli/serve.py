@@ -25,6 +25,7 @@ import uvloop
 from perdure.base.clock import SystemClock
 from perdure.base.errors import PerdureError
 from perdure.base.ids import new_id
+from perdure.base.trail import tracing
 from perdure.cli.address import is_loopback
 from perdure.cli.failures import DISK_FAILED, Failure, failure_of
 from perdure.cli.greeting import greeting
@@ -33,6 +34,7 @@ from perdure.cli.loading import load_app
 from perdure.cli.logs import set_up_logs
 from perdure.cli.options import ServeOptions, options_from_line
 from perdure.cli.supervised import Supervision, receive_line
+from perdure.cli.traces import traces
 from perdure.cli.waiting import reach_database
 from perdure.runtime.doors import Doors
 from perdure.runtime.station import RELEASE
@@ -43,6 +45,7 @@ from perdure.web.asgi import Lifespan
 from perdure.web.edge import Edge
 from perdure.web.server import Server
 from perdure.web.tls import Certificate
+from perdure.web.traced_edge import TracedEdge
 
 log = logging.getLogger("perdure.server")
 
@@ -69,9 +72,13 @@ def serve(
         logging.getLogger("perdure.access").setLevel(logging.INFO)
     try:
         app = load_app(options.target)
-        if supervision is not None:
-            supervision.stand_by()
-        code = uvloop.run(_Serving(app, options, bound, metrics, supervision).run())
+        with traces(options):
+            if supervision is not None:
+                supervision.stand_by()
+            code = uvloop.run(_Serving(app, options, bound, metrics, supervision).run())
+            if code == DISK_FAILED:
+                # Closing the store would write to the disk that failed, and wait for it.
+                _leave(code)
     except PerdureError as error:
         failure = failure_of(error)
     except Failure as error:
@@ -79,9 +86,6 @@ def serve(
     except KeyboardInterrupt:  # before anything was served
         return 128 + signal.SIGINT
     else:
-        if code == DISK_FAILED:
-            # Closing the store would write to the disk that failed, and wait for it.
-            _leave(code)
         return code
     print(failure.text(), file=sys.stderr)  # noqa: T201
     return failure.exit_code
@@ -161,9 +165,17 @@ class _Serving:
             await self._lifespan.startup()
         state = self._lifespan.state if self._lifespan else None
         front = self._options.front
-        edge = None
-        if front.needs_edge:
-            edge = Edge(map(ip_network, front.trusted), with_log=front.access_log)
+        edge: Edge | None = None
+        trusted = map(ip_network, front.trusted)
+        if tracing() is not None:
+            edge = TracedEdge(
+                trusted,
+                with_log=front.access_log,
+                with_ids=front.needs_edge,
+                template_of=app.template,
+            )
+        elif front.needs_edge:
+            edge = Edge(trusted, with_log=front.access_log)
         self._server = Server(
             app, app.site, app.limits, state=state, compress=app.compress, edge=edge
         )

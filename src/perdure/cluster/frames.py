@@ -93,6 +93,7 @@ class Posted(msgspec.Struct, array_like=True, tag=8):
     """There are new messages in the store for an actor of yours: a hint, which may get lost."""
 
     streams: list[tuple[str, str, str, str]]  # the fields of store.api.Stream
+    trails: list[list[tuple[int, Trail]]] = []  # of each stream: those of its messages, by id
 
 
 class Ask(msgspec.Struct, array_like=True, tag=9):

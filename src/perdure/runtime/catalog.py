@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 from perdure.actor.activation import Activation
 from perdure.actor.host import Host, Watcher
 from perdure.actor.methods import ActorType
+from perdure.actor.tracing import TracedActivation
 from perdure.base.errors import PerdureError, StoreError
 from perdure.base.metrics import Family, counter
+from perdure.base.trail import tracing
 from perdure.store.api import Store
 
 Result = TypeVar("Result")
@@ -23,6 +25,7 @@ class Catalog:
     def __init__(self, host: Host, store: Store) -> None:
         self._host = host
         self._store = store
+        self._activation = Activation if tracing() is None else TracedActivation
         self._awake: dict[ActorType, dict[str, Activation]] = {}
         self._by_shard: dict[int, dict[Activation, None]] = {}  # in the order in which they woke
         self._watchers: dict[tuple[ActorType, str], _Watchers] = {}
@@ -74,7 +77,7 @@ class Catalog:
         if activation is None or activation.dead is not None:
             if activation is not None:
                 self._remove(activation)
-            activation = awake[key] = Activation(self._host, actor_type, key)
+            activation = awake[key] = self._activation(self._host, actor_type, key)
             self._by_shard.setdefault(activation.shard, {})[activation] = None
             activation.watcher = self._watchers.get((actor_type, key))
             if not actor_type.is_stored:

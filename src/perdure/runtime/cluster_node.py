@@ -29,6 +29,7 @@ from perdure.base.errors import FencedError, InterruptedCallError, StoreError, T
 from perdure.base.limits import Limits
 from perdure.base.metrics import Family, counter, gauge
 from perdure.base.shards import SHARDS, Cell
+from perdure.base.trail import Trail
 from perdure.cluster.handshake import fingerprint_of
 from perdure.cluster.membership import Membership
 from perdure.cluster.network import Network
@@ -45,7 +46,7 @@ from perdure.runtime.place import Place
 from perdure.runtime.reception import Reception, RemoteTurn
 from perdure.runtime.station import RELEASE, SOLE_INCARNATION, Station
 from perdure.runtime.territory import Territory
-from perdure.store.api import ABROAD, Message, Query, Store, StoredActor, Stream
+from perdure.store.api import ABROAD, Message, Posts, Query, Store, StoredActor, Stream
 from perdure.store.memory_query import merged
 from perdure.store.registry import Registry
 
@@ -429,13 +430,13 @@ class ClusterNode(Node):
         """Tell `watcher` of every commit of this actor from now on; or stop."""
         self._catalog.watch(actor_type, key, watcher, on=on)
 
-    def look_at(self, stream: Stream) -> None:
+    def look_at(self, stream: Stream, trails: Sequence[tuple[int, Trail]] = ()) -> None:
         """There may be new messages in this stream."""
-        self._outbox.look_at(stream)
+        self._outbox.look_at(stream, trails)
 
-    def post(self, streams: Sequence[Stream]) -> None:
+    def post(self, posts: Posts) -> None:
         """Tell others of messages for their actors."""
-        self._station.forwarder.post(streams)
+        self._station.forwarder.post(posts)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of this process since it started."""

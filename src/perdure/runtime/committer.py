@@ -28,7 +28,7 @@ from perdure.base.errors import (
     UniqueError,
 )
 from perdure.base.metrics import Family, Histogram, counter, gauge, seconds
-from perdure.store.api import Refusal, Store
+from perdure.store.api import Committed, Refusal, Store
 
 log = logging.getLogger("perdure.commit")
 
@@ -127,7 +127,7 @@ class Committer:
             self._leave_out(commit, dict.fromkeys(commit.outdone(), outdone))
         try:
             points.reach("before_commit")
-            committed = await self._store.commit(commit.batch(self._clock.wall_ms()))
+            committed = await self._put(commit)
         except Exception as error:
             self._fail(commit, error, life)
             return
@@ -145,6 +145,10 @@ class Committer:
         points.reach("after_reply")
         if commit.sent or commit.timers:
             self._on_durable(commit)
+
+    async def _put(self, commit: GroupCommit) -> Committed:
+        """Let the store have it; raises why that failed."""
+        return await self._store.commit(commit.batch(self._clock.wall_ms()))
 
     def _refuse(self, commit: GroupCommit, refusals: Sequence[Refusal]) -> None:
         """Throw away what the store has left out."""

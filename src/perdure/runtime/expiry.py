@@ -22,6 +22,7 @@ class ExpiryTurn(Turn, kw_only=True):
     """The last turn of an actor: its `on_expire`, and then it is forgotten."""
 
     is_delivery = asks_first = True
+    cause = "expiry"
 
     before_ms: int
     answer: "asyncio.Future[bool]"

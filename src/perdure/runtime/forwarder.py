@@ -65,7 +65,7 @@ from perdure.cluster.frames import (
 from perdure.cluster.link import Link
 from perdure.cluster.shard_map import ShardMap
 from perdure.runtime.remote_errors import error_from
-from perdure.store.api import Query, StoredActor, Stream
+from perdure.store.api import Posts, Query, StoredActor
 
 if TYPE_CHECKING:
     from perdure.runtime.guests import BorrowTurn
@@ -112,16 +112,17 @@ class Here(Protocol):
         ...
 
 
-class _Outgoing:
+class Outgoing:
     """One call that waits for its answer."""
 
-    __slots__ = ("actor_type", "call", "link", "turn")
+    __slots__ = ("actor_type", "call", "link", "resends", "turn")
 
     def __init__(self, actor_type: ActorType, turn: Turn, call: Call | Borrow) -> None:
         self.actor_type = actor_type
         self.turn = turn
         self.call = call
         self.link: Link | None = None  # on which it was sent; None: it waits
+        self.resends = 0  # of a call whose spans are recorded
 
 
 class Forwarder:
@@ -144,8 +145,8 @@ class Forwarder:
         self._on_behind = on_behind  # told of newer versions of the map
         self._map = shard_map.EMPTY
         self._last_id = 0
-        self._pending: dict[int, _Outgoing] = {}
-        self._waiting: dict[int, _Outgoing] = {}  # those of them that are not sent
+        self._pending: dict[int, Outgoing] = {}
+        self._waiting: dict[int, Outgoing] = {}  # those of them that are not sent
         self._asked: dict[int, tuple[Link, asyncio.Future[bytes]]] = {}
         self._is_pausing = False
         self._stopped: Exception | None = None
@@ -182,7 +183,7 @@ class Forwarder:
         )
         if turn.asks_first:
             call = LookingCall(**msgspec.structs.asdict(call), wanted=_look_of(turn).wanted)
-        outgoing = self._pending[call.id] = _Outgoing(actor_type, turn, call)
+        outgoing = self._pending[call.id] = Outgoing(actor_type, turn, call)
         if after_pause:
             self._wait(outgoing)
         else:
@@ -196,7 +197,7 @@ class Forwarder:
             return
         self._last_id += 1
         turn.id = frame.id = self._last_id
-        outgoing = self._pending[frame.id] = _Outgoing(actor_type, turn, frame)
+        outgoing = self._pending[frame.id] = Outgoing(actor_type, turn, frame)
         self._send(outgoing)
 
     def _refusal(self) -> Exception | None:
@@ -214,7 +215,7 @@ class Forwarder:
             if outgoing.link is not None:
                 outgoing.link.send(Returned(number))
 
-    def _send(self, outgoing: _Outgoing) -> None:
+    def _send(self, outgoing: Outgoing) -> None:
         call, turn = outgoing.call, outgoing.turn
         owner = self._map.owner_of(call.key)
         link = None
@@ -247,7 +248,7 @@ class Forwarder:
             self._forget(outgoing)
             self._give(turn, error)
 
-    def _fit(self, outgoing: _Outgoing, link: Link) -> bool:
+    def _fit(self, outgoing: Outgoing, link: Link) -> bool:
         """See to what is not just a Call; False if it cannot go by this link."""
         call = outgoing.call
         if type(call) is Borrow:
@@ -261,7 +262,7 @@ class Forwarder:
             outgoing.call = Call(**values)
         return True
 
-    def _end_if_cut_off(self, outgoing: _Outgoing) -> None:
+    def _end_if_cut_off(self, outgoing: Outgoing) -> None:
         if self.is_owner_cut_off(outgoing.call.key):
             self._forget(outgoing)
             self._give(outgoing.turn, _cut_off(outgoing))
@@ -274,11 +275,11 @@ class Forwarder:
         """True if this member lives, and yet cannot be reached from here."""
         return self._links.is_cut_off(incarnation)
 
-    def _forget(self, outgoing: _Outgoing) -> None:
+    def _forget(self, outgoing: Outgoing) -> None:
         del self._pending[outgoing.call.id]
         self._waiting.pop(outgoing.call.id, None)
 
-    def _wait(self, outgoing: _Outgoing) -> None:
+    def _wait(self, outgoing: Outgoing) -> None:
         outgoing.link = None
         self._waiting[outgoing.call.id] = outgoing
         if not self._is_pausing:
@@ -312,7 +313,7 @@ class Forwarder:
                 waiter.set_exception(UnreachableError("the link was lost"))
         self.send_waiting()
 
-    def _mark_again(self, outgoing: _Outgoing) -> None:
+    def _mark_again(self, outgoing: Outgoing) -> None:
         outgoing.call.is_again = True
         self.sent_again += 1
 
@@ -510,18 +511,20 @@ class Forwarder:
                 error_from(frame) if type(frame) is Failed else UnreachableError("not taken")
             )
 
-    def post(self, streams: Sequence[Stream]) -> None:
+    def post(self, posts: Posts) -> None:
         """Tell owners of messages that are in the store for them. A hint, which may get lost."""
-        by_link: dict[Link, list[tuple[str, str, str, str]]] = {}
-        for stream in streams:
+        by_link: dict[Link, Posted] = {}
+        for stream, trails in posts.items():
             owner = self._map.members.get(self._map.owners[stream.shard])
             if owner is None or owner.incarnation == self.incarnation:
                 continue
             link = self._links.link_to(owner.incarnation, owner.address)
             if link is not None:
-                by_link.setdefault(link, []).append(msgspec.structs.astuple(stream))
-        for link, fields in by_link.items():
-            link.send(Posted(fields))
+                frame = by_link.setdefault(link, Posted([]))
+                frame.streams.append(msgspec.structs.astuple(stream))
+                frame.trails.append(trails)
+        for link, frame in by_link.items():
+            link.send(frame)
 
 
 def _look_of(turn: Turn) -> Look:
@@ -529,7 +532,7 @@ def _look_of(turn: Turn) -> Look:
     return turn.look  # type: ignore[attr-defined, no-any-return]
 
 
-def _cut_off(outgoing: _Outgoing) -> Exception:
+def _cut_off(outgoing: Outgoing) -> Exception:
     turn, call = outgoing.turn, outgoing.call
     if type(call) is Borrow or turn.method.read or not call.is_again:
         return UnreachableError(f"{turn}: the owner of this actor lives, but is cut off from here")
@@ -539,7 +542,7 @@ def _cut_off(outgoing: _Outgoing) -> Exception:
     )
 
 
-def _late(outgoing: _Outgoing) -> Exception:
+def _late(outgoing: Outgoing) -> Exception:
     turn = outgoing.turn
     if outgoing.link is None and not outgoing.call.is_again:
         return UnreachableError(f"{turn}: nobody who owns this actor could be reached")

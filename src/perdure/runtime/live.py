@@ -82,6 +82,8 @@ class Listener(Protocol):
 class LiveTurn(Turn, kw_only=True):
     """A turn whose result goes to a topic."""
 
+    cause = "live"
+
     topic: "Topic"
 
     def succeed(self, body: bytes) -> None:

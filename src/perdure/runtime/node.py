@@ -42,6 +42,7 @@ from perdure.base.errors import (
 from perdure.base.gcra import Counters
 from perdure.base.limits import Limits
 from perdure.base.metrics import Family, counter, gauge
+from perdure.base.trail import tracing
 from perdure.runtime.catalog import Catalog, in_place
 from perdure.runtime.committer import Committer
 from perdure.runtime.expiry import Expiry
@@ -51,7 +52,8 @@ from perdure.runtime.local_turn import LocalTurn
 from perdure.runtime.outbox import Outbox
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.scheduler import Scheduler
-from perdure.store.api import Message, Query, RequestRecord, Store, StoredActor, Stream
+from perdure.runtime.tracing import TracedCommitter
+from perdure.store.api import Message, Posts, Query, RequestRecord, Store, StoredActor
 
 log = logging.getLogger("perdure.node")
 
@@ -108,7 +110,8 @@ class Node:
         refuse_bound(self.actor_types)
         await self.store.open([actor_type.schema for actor_type in self.actor_types])
         store, clock, types = self.store, self._clock, self.actor_types
-        self._committer = Committer(store, clock, self._durable, self._broken)
+        committer = Committer if tracing() is None else TracedCommitter
+        self._committer = committer(store, clock, self._durable, self._broken)
         self._outbox = Outbox(self, store, clock, types, self.outlets)
         self._scheduler = Scheduler(self, store, clock, {one.name: one for one in types})
         self._expiry = Expiry(self, store, clock, types)
@@ -150,7 +153,7 @@ class Node:
             activation.kill(StoppingError(f"{activation} was cut off: the process is stopping"))
         await _cancel(self._tasks)
 
-    def post(self, streams: Sequence[Stream]) -> None:
+    def post(self, posts: Posts) -> None:
         """Tell others of messages for their actors; here all are ours."""
 
     def is_abroad(self, _key: str) -> bool:
@@ -222,7 +225,7 @@ class Node:
             caller=None if parent is None else parent.caller,
             parent=parent,
             request_id=request_id,
-            trail=trail_here() if parent is None else parent.trail,
+            trail=trail_here(parent),
             answer=asyncio.get_running_loop().create_future(),
             retries=self if parent is None else None,
         )

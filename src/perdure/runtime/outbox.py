@@ -29,6 +29,7 @@ from perdure.actor.effects import effects_of
 from perdure.actor.gate import GroupCommit
 from perdure.actor.methods import ActorType
 from perdure.actor.model import Caller
+from perdure.actor.spans import handing_over
 from perdure.actor.trail import follow
 from perdure.actor.turn import Turn
 from perdure.base import points
@@ -37,13 +38,15 @@ from perdure.base.codec import decoder
 from perdure.base.errors import NotFoundError, PerdureError, StoreError
 from perdure.base.limits import Limits
 from perdure.base.metrics import Family, counter, gauge
+from perdure.base.trail import Trail
 from perdure.runtime.outlets import Delivery, Outlet
-from perdure.store.api import ABROAD, OUTLET, Deferral, Message, Store, Stream
+from perdure.store.api import ABROAD, OUTLET, Deferral, Message, Posts, Store, Stream
 
 log = logging.getLogger("perdure.outbox")
 
 _LINE_MAX = 100  # messages of one line in memory; the rest is read when these are done
 _LINES_READ = 1_000
+_TRAILS_MAX = 10_000  # beyond it the oldest are forgotten: they are for logs and traces only
 _LOOK_EVERY_S = 2.0  # for what this process did not send: of before its start, or sent again
 
 _decode_caller = decoder(Caller).decode
@@ -59,7 +62,7 @@ class Courier(Protocol):
         """The shards whose actors are its own; None: all."""
         ...
 
-    def post(self, streams: Sequence[Stream]) -> None:
+    def post(self, posts: Posts) -> None:
         """Tell the owners of these streams that there are new messages."""
         ...
 
@@ -103,6 +106,7 @@ class MessageTurn(Turn, kw_only=True):
     """A turn that delivers a message."""
 
     is_delivery = asks_first = True
+    cause, span_kind = "message", "CONSUMER"
 
     outbox: "Outbox"
     line: _Line
@@ -136,6 +140,7 @@ class Outbox:
         self._types = {actor_type.name: actor_type for actor_type in actor_types}
         self._outlets = outlets
         self._lines: dict[Stream, _Line] = {}
+        self._trails: dict[int, Trail] = {}  # of messages that other processes have committed
         self._ready: deque[_Line] = deque()  # lines that wait for their share of `deliveries_max`
         self._under_way = 0
         self._knows_all_lines = False  # from here on each stream in the store has its line
@@ -188,8 +193,10 @@ class Outbox:
             del self._lines[line.stream]
         self._ready = deque(line for line in self._ready if not line.is_lost)
 
-    def look_at(self, stream: Stream) -> None:
+    def look_at(self, stream: Stream, trails: Sequence[tuple[int, Trail]] = ()) -> None:
         """Another process has committed messages for this stream."""
+        if trails:
+            self._remember(trails)
         line = self._lines.get(stream)
         if line is not None:
             line.has_more = True
@@ -197,18 +204,26 @@ class Outbox:
             line = self._lines[stream] = _Line(stream)
             self._park(line, 0)
 
+    def _remember(self, trails: Sequence[tuple[int, Trail]]) -> None:
+        """Keep what the store does not, until the messages are read from there."""
+        self._trails.update(trails)
+        while len(self._trails) > _TRAILS_MAX:
+            del self._trails[next(iter(self._trails))]
+
     def _owns(self, stream: Stream) -> bool:
         owned = self._courier.owned
         return owned is None or stream.shard in owned
 
     def committed(self, commit: GroupCommit) -> None:
         """Take over the messages of a commit that is durable."""
-        elsewhere: dict[Stream, None] = {}
+        elsewhere: Posts = {}
         for (_, message), message_id in zip(commit.sent, commit.message_ids, strict=True):
             if message.due_at_ms is None:
                 continue  # a dead letter
             if not self._owns(message.stream):
-                elsewhere[message.stream] = None
+                trails = elsewhere.setdefault(message.stream, [])
+                if message.trail is not None:
+                    trails.append((message_id, message.trail))
                 continue
             line = self._lines.get(message.stream)
             if line is None:
@@ -223,7 +238,7 @@ class Outbox:
             elif message_id > line.messages[-1].id:  # else read before the commit was heard of
                 line.messages.append(msgspec.structs.replace(message, id=message_id))
         if elsewhere:
-            self._courier.post(list(elsewhere))
+            self._courier.post(elsewhere)
 
     # -- one line --------------------------------------------------------------------------------
 
@@ -258,7 +273,7 @@ class Outbox:
             method.arguments_from_json(message.arguments),
             deadline_s=self._courier.now_s() + self._courier.limits.call_timeout_s,
             caller=caller,
-            trail=message.trail,
+            trail=message.trail or self._trails.get(message.id),
             outbox=self,
             line=line,
             message=message,
@@ -289,7 +304,8 @@ class Outbox:
         if outlet is None:
             raise NotFoundError(f"the App has no outlet {name!r}")
         async with asyncio.timeout(self._courier.limits.call_timeout_s):
-            await outlet(Delivery.of(message, line.attempts))
+            with handing_over(name, message.trail) as trail:
+                await outlet(Delivery.of(message, line.attempts, trail))
 
     def delivered(self, line: _Line) -> None:
         """The first message of the line has arrived, and is gone from the store."""
@@ -333,6 +349,7 @@ class Outbox:
 
     def _next(self, line: _Line) -> None:
         line.after_id = line.messages.popleft().id
+        self._trails.pop(line.after_id, None)
         line.attempts = 0
         self._make_room()
         if line.messages:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import msgspec
 
 from perdure.base.codec import decoder
+from perdure.base.trail import Trail
 from perdure.store.api import Message
 
 
@@ -21,13 +22,17 @@ class Delivery(msgspec.Struct, frozen=True):
     sender: str  # the actor, as `type/key`
     values: dict[str, Any]
     attempt: int  # 1 at first
+    traceparent: str = ""  # where traces are made: to be passed on, as the header of that name
+    tracestate: str = ""
 
     @classmethod
-    def of(cls, message: Message, attempts: int) -> Self:
+    def of(cls, message: Message, attempts: int, trail: Trail | None = None) -> Self:
         """The delivery of a message that was tried `attempts` times in vain."""
         stream = message.stream
         values = _decode_values(message.arguments)
-        return cls(message.uid, f"{stream.sender_type}/{stream.sender_key}", values, attempts + 1)
+        sender = f"{stream.sender_type}/{stream.sender_key}"
+        trail = trail or Trail()
+        return cls(message.uid, sender, values, attempts + 1, trail.traceparent, trail.tracestate)
 
 
 Outlet = Callable[[Delivery], Awaitable[None]]

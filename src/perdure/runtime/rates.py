@@ -24,6 +24,7 @@ import xxhash
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import Actor, read, running_turn
+from perdure.actor.trail import trail_here
 from perdure.actor.turn import Turn
 from perdure.base.codec import decoder
 from perdure.base.errors import PerdureError
@@ -160,6 +161,7 @@ class Rates:
             method,
             method.arguments_type(subject, list(policies)),
             deadline_s=self._now_s() + self._node.limits.call_timeout_s,
+            trail=trail_here(),
             answer=asyncio.get_running_loop().create_future(),
         )
         self._node.submit(BUCKETS, key, turn)

@@ -15,6 +15,7 @@ after the second, is told by `_seen_again` and dropped: nobody listens at its li
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import msgspec
@@ -36,6 +37,7 @@ from perdure.base.errors import (
     PerdureError,
 )
 from perdure.base.limits import Limits
+from perdure.base.trail import Trail
 from perdure.cluster.frames import (
     Answer,
     Ask,
@@ -68,6 +70,8 @@ _encode_actors = msgspec.msgpack.Encoder().encode
 
 class RemoteTurn(Turn, kw_only=True):
     """A turn whose caller is in another process."""
+
+    span_kind = "SERVER"
 
     reception: "Reception"
     link: Link
@@ -147,7 +151,7 @@ class Host(Carrier, Protocol):
         """Tell `watcher` of every commit of this actor from now on; or stop."""
         ...
 
-    def look_at(self, stream: Stream) -> None:
+    def look_at(self, stream: Stream, trails: Sequence[tuple[int, Trail]] = ()) -> None:
         """There may be new messages in this stream."""
         ...
 
@@ -315,10 +319,10 @@ class Reception:
 
     def posted(self, _link: Link, frame: Posted) -> None:
         """Others have sent messages to actors of ours."""
-        for fields in frame.streams:
+        for fields, trails in zip_longest(frame.streams, frame.trails, fillvalue=()):
             stream = Stream(*fields)
             if stream.receiver_type in self._types:
-                self._host.look_at(stream)
+                self._host.look_at(stream, trails)
 
     def watch(self, link: Link, frame: Watch) -> None:
         """Tell a process of an actor's commits, or stop; when the link closes it ends by itself."""

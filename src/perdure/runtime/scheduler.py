@@ -45,6 +45,7 @@ class TimerTurn(Turn, kw_only=True):
     """A turn that a timer makes."""
 
     is_delivery = asks_first = True
+    cause = "timer"
 
     scheduler: "Scheduler"
     timer: Timer

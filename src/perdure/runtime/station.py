@@ -19,6 +19,7 @@ from perdure.base.clock import Clock
 from perdure.base.errors import StoppingError
 from perdure.base.ids import new_id
 from perdure.base.limits import Limits
+from perdure.base.trail import tracing
 from perdure.cluster import shard_map
 from perdure.cluster.frames import (
     Answer,
@@ -43,6 +44,7 @@ from perdure.runtime.guests import Guests
 from perdure.runtime.live import Watch as WatchHere
 from perdure.runtime.place import Place
 from perdure.runtime.reception import Reception
+from perdure.runtime.tracing import TracedForwarder
 from perdure.runtime.watches import Watches
 from perdure.store.registry import Member
 
@@ -79,7 +81,8 @@ class Station:
         self.guests: Guests | None = None
         network = network or _network_of(place)
         self.links = Links(self.identity, place.key, network, clock, limits, self)
-        self.forwarder = Forwarder(self.identity.process, self.links, clock, limits, behind)
+        forwarder = Forwarder if tracing() is None else TracedForwarder
+        self.forwarder = forwarder(self.identity.process, self.links, clock, limits, behind)
         self.watches = Watches(self.links, watch_here, lambda: self.forwarder.incarnation)
         self._behind = behind
         self._died = died

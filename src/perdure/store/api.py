@@ -141,6 +141,10 @@ class Message(msgspec.Struct, frozen=True):
     trail: Trail | None = None  # not stored: lost when it has to be read
 
 
+Posts = dict[Stream, list[tuple[int, Trail]]]
+"""Streams with new messages, and the trails of those that have one, by the message's id."""
+
+
 class Deferral(msgspec.Struct, frozen=True):
     """A message was tried in vain, or is to be tried anew."""
 

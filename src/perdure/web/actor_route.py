@@ -25,8 +25,7 @@ from perdure.base.errors import (
     StoppingError,
 )
 from perdure.base.keys import key_of_path_segment
-from perdure.base.request_ids import current_request_id
-from perdure.base.trail import Trail
+from perdure.base.trail import current_trail
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
@@ -196,6 +195,15 @@ class ActorRoutes:
             exchange.is_plain = False
         ActorRoutes.handle(self, parts, exchange)
 
+    def template(self, parts: list[bytes]) -> str | None:
+        """The path with `{key}` for the key; None if there is nothing of that name."""
+        _, class_name, _, name = parts
+        method = self._exposed[class_name].get(name) or self.live_method(parts)
+        if method is None:
+            return None
+        version, slash, _ = class_name.decode().rpartition("/")
+        return f"/{version}{slash}{method.actor_type.route_name}/{{key}}/{name.decode()}"
+
     def handle(self, parts: object, exchange: "Exchange") -> None:
         """Answer one request, now or when its turn is committed."""
         try:
@@ -254,7 +262,6 @@ class ActorRoutes:
         caller: Caller | None,
         request_id: str | None,
     ) -> None:
-        name = current_request_id.get()
         options, meter = method.options, self.meters[method]
         timeout_s = meter.timeout_s
         if options.body_bytes_max is not None:
@@ -271,7 +278,7 @@ class ActorRoutes:
             deadline_s=self._node.now_s() + timeout_s,
             caller=caller,
             request_id=request_id,
-            trail=None if name is None else Trail(name),
+            trail=current_trail.get(),
             exchange=exchange,
             node=self._node,
             meter=meter,

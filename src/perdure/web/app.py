@@ -29,18 +29,20 @@ from perdure.base.errors import (
 )
 from perdure.base.limits import Limits
 from perdure.base.metrics import Family, gauge
+from perdure.base.trail import tracing
 from perdure.runtime.cluster_node import ClusterNode
 from perdure.runtime.gateway import Gateway
 from perdure.runtime.node import Node
 from perdure.runtime.outlets import Outlet
 from perdure.runtime.place import Place, private_place
 from perdure.runtime.rates import Rates
+from perdure.runtime.tracing import traced
 from perdure.store.api import Store
 from perdure.store.registry import Registry
 from perdure.store.url import registry_from_url, store_from_url
 from perdure.web.access import Identify
 from perdure.web.actor_route import ActorRoutes
-from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, path_of
+from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, follow_scope, path_of
 from perdure.web.compression import Compressing
 from perdure.web.cors import Cors, CrossOrigin
 from perdure.web.docs_page import OPENAPI, PAGE, DocsPages
@@ -88,6 +90,8 @@ class App(Registration):
         cors: which pages of other origins may call what is exposed: a `Cors`. By default none.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
         rate: how often all that is exposed here may be asked, in sum: a `Rate`, or several.
+        trace_keys: whether traces, where they are made, name the keys of actors and the paths of
+            requests. They may be personal, and traces leave the machine.
         clock: where the time comes from; tests put one of their own here.
 
     Raises DefinitionError when a class cannot work as an actor.
@@ -108,6 +112,7 @@ class App(Registration):
         docs: Docs | bool | None = None,
         cors: Cors | None = None,
         rate: RateOrRates | None = None,
+        trace_keys: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self.actor_types = [actor_type_of(_actor_class(actor)) for actor in actors]
@@ -136,6 +141,7 @@ class App(Registration):
         self.metrics.add("process", process_families)
         self.metrics.add("ready", self._ready_family)
         self._loop_lag = LoopLag(self._fold)
+        self._trace_keys = trace_keys
         self._clock = clock
         self._rate = rates_of(rate)
         self._rates: RatesOfRoutes | None = None
@@ -169,6 +175,7 @@ class App(Registration):
             versions = self.versions
             self.functions.close(versions)
             with ExitStack() as self._on_end:
+                self._on_end.enter_context(traced(self.actor_types, with_keys=self._trace_keys))
                 node = self._make_node(_stores(store or self._store), on_broken, place or Place())
                 limiter = Rates(node)
                 self._rates = rates = RatesOfRoutes(self._rate, limiter)
@@ -323,6 +330,12 @@ class App(Registration):
             or self.functions.match(path)
         )
 
+    def template(self, route: object) -> str | None:
+        """The path of a route, with names in place of what differs between requests."""
+        if isinstance(route, list) and self._routes is not None:
+            return self._routes.template(route)
+        return str(route.path.pattern) if isinstance(route, Match) else None
+
     def handle(self, route: object, exchange: "Exchange") -> None:
         """Answer a request whose path matched."""
         if isinstance(route, list) and self._routes is not None:
@@ -361,6 +374,8 @@ class App(Registration):
             await self._lifespan(scope, receive, send)
             return
         await self.start()
+        if tracing() is not None:
+            follow_scope(scope)
         path = path_of(scope)
         route = self.match(scope.get("method", "").encode(), path)
         if scope["type"] == "http" and route is not None:

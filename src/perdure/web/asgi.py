@@ -65,6 +65,7 @@ class AsgiCall:
         "_response",
         "_waiter",
         "_waiting_bytes",
+        "scope",
     )
 
     def __init__(self, connection: AsgiConnection, exchange: Exchange) -> None:
@@ -83,6 +84,8 @@ class AsgiCall:
         self._is_chunked = False
         self._body_bytes_left: int | None = None  # of the declared content-length
         self._response: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        self.scope: dict[str, Any] | None = None
+        """Of the request, once it is the application's: which writes into it what it found."""
 
     # --- what the connection tells
 
@@ -132,7 +135,10 @@ class AsgiCall:
         app = self._connection.shared.asgi_app
         assert app is not None, "an exchange went to an ASGI app that does not exist"
         try:
-            await app(self._exchange.asgi_scope(), self._receive, self._send)
+            if self._connection.shared.edge is not None:
+                self._connection.shared.edge.enter(exchange)
+            self.scope = exchange.asgi_scope()
+            await app(self.scope, self._receive, self._send)
         except asyncio.CancelledError:
             self._fail(problem(503, "stopping", "The server is stopping"), 503)
             raise

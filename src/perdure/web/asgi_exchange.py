@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from perdure.base.limits import Limits
+from perdure.base.trail import current_trail, tracing, trail_from_outside
 from perdure.runtime.live import Subscription
 from perdure.web.live_asgi import send_events
 from perdure.web.problems import CONTENT_TYPE, problem, problem_of
@@ -75,6 +76,23 @@ def path_of(scope: Any) -> bytes:
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     raw = raw.partition(b"?")[0]
     return raw.removeprefix(quote(scope.get("root_path", "")).encode())
+
+
+def follow_scope(scope: Any) -> None:
+    """Let what is done for a request hang below the span that is current, if the server or its
+    middleware made one, else below that which the request names."""
+    spans = tracing()
+    if spans is None:
+        return
+    trail = spans.trail_here(None)
+    if trail is None:
+        headers = scope.get("headers", ())
+        parent, state = (
+            b",".join(value for one, value in headers if one == name).decode("latin-1")
+            for name in (b"traceparent", b"tracestate")
+        )
+        trail = trail_from_outside(parent, state)
+    current_trail.set(trail)
 
 
 async def answer_asgi(

@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterable
 from functools import lru_cache
 
-from perdure.base.request_ids import RequestIds, current_request_id, request_id_of
+from perdure.base.request_ids import RequestIds, request_id_of
+from perdure.base.trail import Trail, current_trail
 from perdure.web.exchange import Exchange
 from perdure.web.forwarded import Network, Origin, origin_of
 
@@ -52,7 +53,8 @@ class Edge:
         given = exchange.fields.get(_NAME)
         name = None if given is None else request_id_of(given)
         told = name or self._ids.next()
-        current_request_id.set(told)  # all that is done for it begins before the next request
+        exchange.trail = Trail(told)
+        current_trail.set(exchange.trail)  # all that is done for it begins before the next request
         exchange.request_id = told.encode()
         if name is not None:
             return
@@ -62,6 +64,11 @@ class Edge:
             others = [header for header in others if header[0] != _NAME]
         exchange.headers = [*others, (_NAME, exchange.request_id)]
         exchange.fields = {**exchange.fields, _NAME: exchange.request_id}
+
+    def enter(self, exchange: Exchange) -> None:
+        """Let the running task follow a request. The mounted app's task may have been begun by the
+        end of an earlier one on the same connection."""
+        current_trail.set(exchange.trail)
 
     def log(self, exchange: Exchange, sent_bytes: int = 0) -> None:
         """Write its line, unless that has been done."""
@@ -79,7 +86,7 @@ class Edge:
                 "status": exchange.status,  # 0: the connection was gone before there was one
                 "bytes": exchange.sent_bytes + sent_bytes,
                 "duration_ms": round(duration_s * 1000, 3),
-                "request_id": exchange.request_id.decode("ascii"),
                 "client": client[0] if client else None,
+                **({} if exchange.trail is None else exchange.trail.names),
             },
         )

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.base.errors import DeadlineError
+from perdure.base.trail import Trail
 from perdure.runtime.live import Subscription
 from perdure.web.compression import INLINE_BYTES_MAX, compressed, is_compressible
 from perdure.web.problems import CONTENT_TYPE, problem_of
@@ -62,6 +63,8 @@ class Exchange(msgspec.Struct, eq=False):
     ready: bytes | None = None  # a reply that waits for earlier ones
     lines: bytes = b""  # header lines, each ending in CRLF, that every answer to it has
     request_id: bytes = b""  # this and what follows: only where an Edge looks at requests
+    trail: Trail | None = None
+    span: Any = None  # while it is recorded
     began_s: float = 0.0
     status: int = 0
     sent_bytes: int = 0  # of an answer in several parts, all but the last

@@ -66,6 +66,10 @@ class Webhooks:
         body = json.dumps(hook.json, separators=(",", ":"), ensure_ascii=False).encode()
         headers = {**hook.headers, "content-type": "application/json"}
         headers |= {"idempotency-key": delivery.id, "webhook-id": delivery.id}
+        if delivery.traceparent:
+            headers["traceparent"] = delivery.traceparent
+        if delivery.tracestate:
+            headers["tracestate"] = delivery.tracestate
         if self._secret is not None:
             headers |= self._signature(delivery.id, body)
         async with httpx.AsyncClient(timeout=self._timeout_s) as client:

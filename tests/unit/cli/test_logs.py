@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from perdure.base.request_ids import current_request_id
+from perdure.base.trail import Trail, current_trail
 from perdure.cli.logs import set_up_logs
 
 
@@ -83,12 +83,12 @@ def test_a_level_hides_what_is_below_it(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_line_says_which_request_it_belongs_to(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logs("info", "json")
-    token = current_request_id.set("r-7")
+    token = current_trail.set(Trail("r-7"))
     try:
         logging.getLogger("perdure.test").info("asked")
         logging.getLogger("perdure.test").info("told", extra={"request_id": "r-8"})
     finally:
-        current_request_id.reset(token)
+        current_trail.reset(token)
     logging.getLogger("perdure.test").info("alone")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line.get("request_id") for line in lines] == ["r-7", "r-8", None]

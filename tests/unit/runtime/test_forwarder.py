@@ -12,6 +12,7 @@ from perdure.base.errors import (
     OutcomeUnknownError,
     StoppingError,
 )
+from perdure.base.trail import Trail
 from perdure.cluster.frames import Answer, Ask, Call, NotMine, Posted
 from perdure.runtime.forwarder import Forwarder
 from perdure.runtime.local_turn import LocalTurn
@@ -357,12 +358,14 @@ async def test_a_query_that_nobody_answers_ends_at_its_deadline_and_leaves_nothi
 async def test_hints_go_to_owners_that_are_linked_and_nowhere_else() -> None:
     sender = Sender()
     stream = Stream("a", "1", "b", "2")
-    sender.forwarder.post([stream, stream])
+    other, trail = Stream("a", "2", "b", "2"), Trail("r-1")
+    sender.forwarder.post({stream: [(7, trail)], other: []})
     [posted] = sender.one.take()
     assert type(posted) is Posted
-    assert [Stream(*fields) for fields in posted.streams] == [stream, stream]
+    assert [Stream(*fields) for fields in posted.streams] == [stream, other]
+    assert posted.trails == [[(7, trail)], []]
     sender.forwarder.incarnation = 1
-    sender.forwarder.post([stream])
+    sender.forwarder.post({stream: []})
     sender.forwarder.take_map(map_of(2, NOBODY))
-    sender.forwarder.post([stream])
+    sender.forwarder.post({stream: []})
     assert sender.one.sent == sender.two.sent == []

@@ -16,6 +16,7 @@ from perdure.base.errors import (
     OverloadedError,
     StoreError,
 )
+from perdure.base.trail import Trail
 from perdure.cluster.frames import Answer, Ask, Call, Changed, Failed, NotMine, Posted, Watch
 from perdure.runtime.reception import Reception
 from perdure.store.api import Query, Stream
@@ -38,6 +39,7 @@ class Host:
         self.reading = None  # an Event that reading the store waits for
         self.watched = []
         self.looked = []
+        self.trails = []
         self.found = []
 
     def now_s(self):
@@ -67,8 +69,9 @@ class Host:
     def watch_here(self, _actor_type, key, watcher, *, on):
         self.watched.append((key, watcher, on))
 
-    def look_at(self, stream):
+    def look_at(self, stream, trails=()):
         self.looked.append(stream)
+        self.trails.append(list(trails))
 
 
 class Receiving:
@@ -316,6 +319,9 @@ async def test_hints_are_looked_at_if_they_are_for_classes_of_ours() -> None:
     frame = Posted([msgspec.structs.astuple(one) for one in (ours, others)])
     receiving.reception.posted(FakeLink("sender"), frame)
     assert receiving.host.looked == [ours]
+    frame.trails = [[(7, Trail("r-1"))], []]
+    receiving.reception.posted(FakeLink("sender"), frame)
+    assert receiving.host.trails == [[], [(7, Trail("r-1"))]]
 
 
 @async_test

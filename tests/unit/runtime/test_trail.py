@@ -7,15 +7,15 @@ import pytest
 from tests.unit.runtime.several import several
 
 from perdure import Actor, App, expose, request_id
-from perdure.base.request_ids import current_request_id
+from perdure.base.trail import Trail, current_trail
 from perdure.testing import async_test
 
 
 @pytest.fixture(autouse=True)
 def _named():
-    token = current_request_id.set("r-42")
+    token = current_trail.set(Trail("r-42"))
     yield
-    current_request_id.reset(token)
+    current_trail.reset(token)
 
 
 class Scribe(Actor):
@@ -43,7 +43,7 @@ async def test_calls_over_processes_follow_the_request():
         web = await cluster.open_gateway()
         [here], [there] = cluster.keys(0), cluster.keys(1)
         assert await web.Account.at(here).follow([there, here + "x"]) == ["r-42"] * 3
-        current_request_id.set(None)
+        current_trail.set(None)
         assert await web.Account.at(here).follow([there]) == [None, None]
 
 
@@ -51,7 +51,7 @@ async def test_calls_over_processes_follow_the_request():
 async def test_a_message_follows_the_request_that_sent_it():
     async with App(Scribe, store="memory:"):
         assert await Scribe.at("first").pass_on() == "r-42"
-        current_request_id.set(None)
+        current_trail.set(None)
         ids: list[str | None] = []
 
         async def has_come() -> bool:

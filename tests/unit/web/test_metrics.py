@@ -1,11 +1,12 @@
 """`/-/metrics`: who may ask, and what an app tells of itself."""
 
 import asyncio
+from contextlib import suppress
 
 import httpx
 import pytest
 
-from perdure import Actor, App, expose
+from perdure import Actor, App, expose, transaction
 from perdure.testing import async_test
 from perdure.web.app import Teller
 from perdure.web.asgi_exchange import answer_asgi
@@ -42,6 +43,23 @@ async def _samples(http: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
         for family in parser.text_string_to_metric_families(reply.text)
         for sample in family.samples
     }
+
+
+@async_test
+async def test_calls_in_transactions_are_turns():
+    app = App(Gong, store="memory:")
+    async with app, _client(app) as http:
+        for undone in (False, True):
+            with suppress(RuntimeError):
+                async with transaction():
+                    await Gong.at("a").hit()
+                    await Gong.at("b").hit()
+                    if undone:
+                        await Gong.at("a").crack()
+        told = await _samples(http)
+    assert told["perdure_turns_total", "Gong", "hit"] == 4  # they began, whatever became of them
+    assert told["perdure_turns_failed_total", "Gong", "crack"] == 1
+    assert told["perdure_turn_duration_seconds_count", "Gong", "hit"] == 4
 
 
 @async_test
