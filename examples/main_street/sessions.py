@@ -86,6 +86,14 @@ async def identify(connection: HTTPConnection) -> Caller | None:
     return Caller(guest_key(guest)) if guest else None
 
 
+# for /-/openapi.json, which cannot know what `identify` looks at
+identify.security_scheme = {  # type: ignore[attr-defined]
+    "type": "apiKey",
+    "in": "cookie",
+    "name": "session",
+}
+
+
 def cookie(connection: HTTPConnection, name: str) -> str | None:
     """The value of one of our cookies."""
     return connection.cookies.get(_prefix(connection) + name)

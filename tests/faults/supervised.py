@@ -90,6 +90,7 @@ class Supervised:
     ) -> None:
         self.folder = folder
         self.host = host
+        self.options = list(options)
         self.port = free_port()
         self._log = folder / "log.txt"
         (folder / "counter.py").write_text(app)

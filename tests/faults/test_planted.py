@@ -10,11 +10,12 @@ import pytest
 from tests.faults.lab import note
 from tests.faults.planted import PLANTED, Planted
 from tests.faults.planted_cluster import PLANTED_IN_CLUSTER
+from tests.faults.planted_edge import PLANTED_AT_THE_EDGE
 
 pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
-ALL = PLANTED + PLANTED_IN_CLUSTER
+ALL = PLANTED + PLANTED_IN_CLUSTER + PLANTED_AT_THE_EDGE
 CHOSEN = ALL if os.environ.get("PERDURE_PLANTED") == "all" else PLANTED[:3]
 # The short forms, and what the long forms are told by; with enough of each that a bug cannot hide.
 SHORT = {"PERDURE_KILLS": "12", "PERDURE_DEATHS": "3", "PERDURE_ANSWERS": "900"}

@@ -100,6 +100,8 @@ for _name, _raw in [
     ("NUL", b"Host: a\x00b\r\n"),
     ("an open IPv6 bracket", b"Host: [::1\r\n"),
     ("an IPv6 address with rubbish behind it", b"Host: [::1]a\r\n"),
+    ("an IPv6 address of three colons", b"Host: [:::]\r\n"),
+    ("an IPv6 address of nine parts", b"Host: [1:2:3:4:5:6:7:8:9]\r\n"),
     ("a broken percent encoding", b"Host: a%zz\r\n"),
 ]:
     _host.refuse("9112-3.2", _name, GET + _raw + b"\r\n")
@@ -112,6 +114,8 @@ for _name, _raw in [
     ("with an empty port", b"a:"),
     ("an IPv4 address", b"127.0.0.1:80"),
     ("an IPv6 address", b"[::1]"),
+    ("an address of the future", b"[v1.a:b]"),
+    ("a port with leading zeros", b"a:000080"),
     ("an IPv6 address with a port", b"[2001:db8::1]:8000"),
     ("in capitals", b"A.EXAMPLE"),
     ("with a final dot", b"a.example."),

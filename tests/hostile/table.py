@@ -18,7 +18,8 @@ _INTRODUCTION = """\
 Written by `scripts/hostile_table`; the cases are in `tests/hostile/`, each with the section of
 RFC 9110 or RFC 9112 that it rests on, and run against Perdure in the tests. Every server has its
 own defaults and the same application, which reads the whole body. nginx passes what it accepts on
-to itself.
+to itself. The tests send the same cases to an actor's methods, where Perdure reads bodies by
+itself, and demand the same.
 
 - *must be refused*: an error or the end of the connection, and no good answer to what is smuggled
   behind it. Not counted as refused: waiting for more.

@@ -39,19 +39,29 @@ class Outcome:
         return f"{told or 'none'}, {'closed' if self.closed else 'waits'}"
 
 
-async def outcomes(port: int, cases: list[Case]) -> list[Outcome]:
-    """The outcome of each case, in their order, from the server at this port."""
+async def outcomes(port: int, cases: list[Case], *before: bytes) -> list[Outcome]:
+    """The outcome of each case, in their order, from the server at this port.
+
+    Args:
+        before: good requests that are sent first on each connection, and answered.
+    """
     turn = asyncio.Semaphore(_AT_ONCE)
 
     async def one(case: Case) -> Outcome:
         async with turn:
-            return await _outcome(port, case)
+            return await _outcome(port, case, before)
 
     return await asyncio.gather(*map(one, cases))
 
 
-async def _outcome(port: int, case: Case) -> Outcome:
+async def _outcome(port: int, case: Case, before: tuple[bytes, ...]) -> Outcome:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for raw in before:
+        writer.write(raw)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        await reader.readexactly(int(length))
     data, closed = b"", False
     sending = asyncio.create_task(_send(writer, case.sent))
     try:

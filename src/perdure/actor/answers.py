@@ -72,8 +72,10 @@ def record_of(turn: Turn, request_id: str, body: bytes) -> RequestRecord:
 def reply_of(record: RequestRecord, turn: Turn) -> bytes:
     """The remembered answer; raises RequestReusedError when it is that of another request."""
     if record.fingerprint != _fingerprint(turn):
+        # what stands before the line end says who sent it, which the web tier put there
+        sent = (turn.request_id or "").rpartition("\n")[2]
         raise RequestReusedError(
-            f"{turn}: idempotency key {turn.request_id!r} came before with another request"
+            f"{turn}: idempotency key {sent!r} came before with another request"
         )
     return record.reply
 

@@ -13,6 +13,9 @@ import msgspec
 from perdure.actor.collection_fields import refuse_collections
 from perdure.base.errors import BadArgumentsError, DefinitionError
 
+# what says that arguments do not fit; a datetime beyond the year 9999 is a plain ValueError
+NO_FIT = (msgspec.MsgspecError, ValueError, OverflowError)
+
 
 def compile_signature(
     label: str, function: Callable[..., Any], parameters: Iterable[Parameter]
@@ -57,7 +60,7 @@ class TakesArguments:
         """Decode one JSON object into the arguments; raises BadArgumentsError naming the field."""
         try:
             return self.decode_arguments(body or b"{}")  # type: ignore[no-any-return]
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except NO_FIT as error:
             raise bad_arguments(error) from None
         except RecursionError:
             raise BadArgumentsError("the arguments are nested too deeply") from None
@@ -66,7 +69,7 @@ class TakesArguments:
         """Convert query parameters, which are all text; raises BadArgumentsError."""
         try:
             return msgspec.convert(values, self.arguments_type, strict=False)
-        except msgspec.ValidationError as error:
+        except NO_FIT as error:
             raise bad_arguments(error) from None
 
 

@@ -68,9 +68,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     asgi_body_bytes_max: int = 16 << 20  # 413, for the mounted ASGI app
     pipeline_depth_max: int = 32  # reading pauses
     header_timeout_s: float = 10.0  # 408
-    body_timeout_s: float = 30.0  # 408 when no byte came for this long
+    body_timeout_s: float = 30.0  # 408 when a body is late by this much
+    body_bytes_per_s_min: int = 250  # slower than this it falls behind
     idle_timeout_s: float = 75.0  # a kept-alive connection without a request is closed
     write_timeout_s: float = 60.0  # a reader that takes nothing for this long is cut off
+    unread_bytes_max: int = 256 << 20  # in answers: who takes nothing for longest is cut off
     drain_grace_s: float = 1.0  # of it, how long a stopping server still accepts as before
     drain_s: float = 30.0  # the longest a graceful stop waits for what still runs
     websocket_message_bytes_max: int = 1 << 20  # close 1009

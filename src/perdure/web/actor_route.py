@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 import msgspec
 
@@ -34,6 +34,7 @@ from perdure.web.entity_tags import reply_tagged, wanted_states
 from perdure.web.live_wire import split_query
 from perdure.web.metrics import CallMeter
 from perdure.web.page_links import link_next
+from perdure.web.queries import values_of
 from perdure.web.rate_limits import RatesOfRoutes
 from perdure.web.versions import lines_of, segments_of
 
@@ -291,8 +292,7 @@ class ActorRoutes:
                 return msgspec.Raw(exchange.body or b"{}")
             return method.arguments_from_json(exchange.body)
         if method.read and exchange.method in _READING:
-            pairs = parse_qsl(exchange.query.decode(errors="replace"), keep_blank_values=True)
-            return method.arguments_from_text(dict(pairs))
+            return method.arguments_from_text(values_of(exchange.query))
         raise _method_not_allowed(method)
 
     async def _count(

@@ -22,7 +22,7 @@ from perdure.web.conditions import UnsatisfiableError, ranges_of, status_of_cond
 from perdure.web.file_lookup import FoundDirectory, OpenFile, open_file, segments_of
 from perdure.web.problems import CONTENT_TYPE, problem
 
-_BLOCK_BYTES = 256 << 10
+_BLOCK_BYTES = 128 << 10
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -10,7 +10,6 @@ Invariants:
 import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from perdure.actor.model import Caller
 from perdure.base.codec import encode
@@ -29,6 +28,7 @@ from perdure.web.access import Identify, caller_of, check_access, check_body, re
 from perdure.web.entity_tags import reply_tagged
 from perdure.web.functions import Function, Functions, Match
 from perdure.web.page_links import link_next
+from perdure.web.queries import values_of
 from perdure.web.rate_limits import RatesOfRoutes
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ class FunctionRoutes:
             check_body(exchange, function.options.body_bytes_max)
             arguments = function.arguments_from_json(exchange.body)
         else:
-            pairs = parse_qsl(exchange.query.decode(errors="replace"), keep_blank_values=True)
-            arguments = function.arguments_from_text(dict(pairs))
+            arguments = function.arguments_from_text(values_of(exchange.query))
         return await function.start(in_path, arguments, caller)
 
 

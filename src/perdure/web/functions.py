@@ -17,7 +17,13 @@ import msgspec
 from perdure.actor.model import AccessRule, Caller, MethodOptions, check_bounds
 from perdure.actor.pages import is_paged
 from perdure.actor.rate import RateOrRates, rates_of
-from perdure.actor.signature import TakesArguments, bad_arguments, compile_signature, type_hints
+from perdure.actor.signature import (
+    NO_FIT,
+    TakesArguments,
+    bad_arguments,
+    compile_signature,
+    type_hints,
+)
 from perdure.actor.versions import Lifetime, Versioned, spoken_in
 from perdure.base.codec import decoder
 from perdure.base.errors import DefinitionError, NotSignedInError
@@ -105,7 +111,7 @@ class Function(TakesArguments):
         """The coroutine of one call. Raises BadArgumentsError and NotSignedInError."""
         try:
             from_path = msgspec.convert(in_path, self.path_type, strict=False)
-        except msgspec.ValidationError as error:
+        except NO_FIT as error:
             raise bad_arguments(error) from None
         named = msgspec.structs.asdict(from_path) | msgspec.structs.asdict(arguments)
         for name, is_required in self._callers.items():

@@ -46,6 +46,8 @@ _REFUSED_CONNECTIONS_MAX = 100  # told 503 and not just cut off, at one time
 class HttpProtocol(Pipeline):
     """One client connection. All methods run on the server's event loop."""
 
+    counts_unread = True
+
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         limits = shared.limits
@@ -244,7 +246,9 @@ class HttpProtocol(Pipeline):
         elif self._phase == DONE:
             if not self._pipeline and age_s > _LINGER_S:
                 self.transport.close()
-        elif not self._is_paused:
+        elif self._is_paused:
+            self._stamp_s = now_s  # the client has to wait, so it is not late
+        else:
             is_head = self._phase == HEAD
             if age_s > (limits.header_timeout_s if is_head else limits.body_timeout_s):
                 self._refuse(RefusedError(408))
@@ -367,7 +371,9 @@ class HttpProtocol(Pipeline):
             if self._head_bytes > coarse_max:
                 self._refuse(RefusedError(431))
         elif self._phase == BODY:
-            self._stamp_s = self.dates.now_s
+            # What came buys time, so that a body cannot be dripped byte by byte for ever.
+            bought_s = bite_bytes / limits.body_bytes_per_s_min
+            self._stamp_s = min(self._stamp_s + bought_s, self.dates.now_s)
             self._raw_bytes += bite_bytes
             framing_max = limits.header_bytes_max + self._bite_bytes
             if self._raw_bytes > framing_max + _FRAMING_FACTOR * self._body_bytes:

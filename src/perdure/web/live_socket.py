@@ -26,6 +26,7 @@ class LiveSocket(WebSocketConnection):
     """One client's WebSocket, from its handshake on."""
 
     extensions = ()
+    counts_unread = False  # it holds one frame at most, and all of them hold the same
 
     def __init__(self, http: HttpSide, exchange: Exchange, subscribe: Subscribe) -> None:
         super().__init__(http, exchange)

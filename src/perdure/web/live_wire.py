@@ -12,11 +12,11 @@ error a problem document (RFC 9457), after which nothing comes.
 """
 
 import struct
-from urllib.parse import parse_qsl
 
 from perdure.base.ids import jittered
 from perdure.runtime.live import Frame
 from perdure.web.problems import problem_of
+from perdure.web.queries import values_of
 from perdure.web.replies import header_lines
 
 EVENT_STREAM_HEADERS = [
@@ -73,8 +73,9 @@ def retry_line() -> bytes:
 
 def split_query(query: bytes, last_event_id: bytes | None) -> tuple[dict[str, str], str | None]:
     """Returns the arguments in a query, and the token of what the client holds. A header counts
-    more: browsers send it when they connect anew, with the query they began with."""
-    values = dict(parse_qsl(query.decode(errors="replace"), keep_blank_values=True))
+    more: browsers send it when they connect anew, with the query they began with. Raises
+    BadArgumentsError."""
+    values = values_of(query)
     token = values.pop(_LAST_EVENT_ID, None)
     if last_event_id:
         token = last_event_id.decode("latin-1")

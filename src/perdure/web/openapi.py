@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from perdure.actor.versions import Lifetime
+from perdure.web.openapi_formats import as_text
 from perdure.web.openapi_problems import RATE_HEADERS, problem_components, problem_responses
 from perdure.web.openapi_schemas import Schemas
 from perdure.web.operations import Operation
@@ -28,6 +29,8 @@ _KEY = {
     "type": "string",
     "minLength": 1,
     "maxLength": 512,
+    "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$",
+    "not": {"enum": [".", ".."]},
     "description": "Which actor. At most 512 bytes of UTF-8, no control characters.",
     "examples": ["alice"],
 }
@@ -157,7 +160,12 @@ class _Writer:
         if not operation.in_body:
             required = self._schemas.of(operation.arguments_type).get("required", [])
             parameters += [
-                {"name": name, "in": "query", "required": name in required, "schema": schema}
+                {
+                    "name": name,
+                    "in": "query",
+                    "required": name in required,
+                    "schema": as_text(schema),
+                }
                 for name, schema in self._properties_of(operation.arguments_type)
                 if self._schemas.is_text(schema) or name in required
             ]

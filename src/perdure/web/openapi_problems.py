@@ -126,9 +126,12 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def _of_kinds(status: int, kinds: tuple[str, ...]) -> dict[str, Any]:
     types = [TYPE_PREFIX + kind for kind in dict.fromkeys(kinds)]
+    known: dict[str, Any] = {"enum": types}
+    if status < 500:  # what the method calls may raise errors that it does not name itself
+        known = {"anyOf": [known, {"type": "string"}]}
     schema = {
         "allOf": [{"$ref": f"#/components/schemas/{_PROBLEM}"}],
-        "properties": {"type": {"enum": types}, "status": {"const": status}},
+        "properties": {"type": known, "status": {"const": status}},
     }
     response = _response(TITLES.get(status, "The call was refused"), schema)
     response["content"]["application/problem+json"]["example"] = {

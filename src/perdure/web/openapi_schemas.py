@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.web.openapi_formats import add_formats
 from perdure.web.type_names import named_types, unique_names
 
 _PREFIX = "#/components/schemas/"
@@ -48,6 +49,7 @@ class Schemas:
         nameless = [(one, msgspec.structs.fields(one)) for one in arguments]
         types = [field.type for _, fields in nameless for field in fields] + list(results)
         schemas, self.components = _schema_components(types)
+        add_formats(types, schemas, self.components)
         # by identity, since annotations need not be hashable; the list keeps them alive
         self._types = types
         self._schemas = {id(one): schema for one, schema in zip(types, schemas, strict=True)}

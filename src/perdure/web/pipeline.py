@@ -39,7 +39,8 @@ class Pipeline(ClientTransport):
         self._pipeline: deque[Exchange] = deque()
         self._arriving: Exchange | None = None
         self._phase = IDLE
-        self._stamp_s = shared.dates.now_s  # of the head's begin, the body's last byte, or a reply
+        # of the head's begin, of a reply, or up to where the body is on time
+        self._stamp_s = shared.dates.now_s
         self._held = b""  # read and not yet parsed
         self._is_biting = False
         self._is_paused = False
@@ -112,6 +113,8 @@ class Pipeline(ClientTransport):
             ready.append(cast("bytes", pipeline.popleft().ready))
         if ready:
             self.transport.write(b"".join(ready))
+        if self.is_write_paused:
+            self.shared.unread.note(self.transport)
         if pipeline:
             self._begin_first()
         elif self._phase == DONE:

@@ -9,12 +9,15 @@ Invariants:
 """
 
 import re
+from ipaddress import IPv6Address
 
 from perdure.web.problems import problem
 
 _HOST = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
+    rb"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|\[[Vv][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+\]"
+    rb"|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::(?:0*(?P<port>[0-9]{1,5}))?)?"
 )
+_PORT_MAX = 65_535
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
 _HASH = ord("#")  # a number is looked for at once, bytes only after a failed attempt at one
 _RARE = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
@@ -96,7 +99,7 @@ def check_host(host: bytes | None, version: str) -> None:
     if host is None:
         if version == "1.1":
             raise RefusedError(400, "Host is missing")
-    elif not host or not _HOST.fullmatch(host):
+    elif not host or not (found := _HOST.fullmatch(host)) or not _exists(found):
         raise RefusedError(400, "Host is malformed")
 
 
@@ -122,6 +125,16 @@ def split_target(method: bytes, target: bytes, host: bytes | None) -> tuple[byte
     check_host(absolute[1], "1.1")
     path, _, query = absolute[2].partition(b"?")
     return path or b"/", query
+
+
+def _exists(host: re.Match[bytes]) -> bool:
+    """Returns whether there can be such a port, and such an address."""
+    if host["port"] is not None and int(host["port"]) > _PORT_MAX:
+        return False
+    try:
+        return host["ipv6"] is None or bool(IPv6Address(host["ipv6"].decode()))
+    except ValueError:
+        return False
 
 
 def _check_repeated(names: list[bytes]) -> None:

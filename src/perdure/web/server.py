@@ -25,6 +25,9 @@ from perdure.web.http import HttpProtocol
 from perdure.web.shared import AsgiApp, Endpoint, Shared, logger
 
 _BACKLOG = 2048
+# So much of an answer the kernel takes and has not sent; more only costs. A client that opens its
+# window by a few bytes makes the kernel cut all it holds into as many packets, while we wait.
+_UNSENT_BYTES = 128 << 10
 _STOP_S = 1.0  # for ASGI apps to end after their http.disconnect
 # For the first request of a connection that was taken just before the listeners closed. Its client
 # could not know that, and would see a reset.
@@ -89,6 +92,7 @@ class Server:
         loop = asyncio.get_running_loop()
         handshake_timeout_s = self._limits.header_timeout_s if ssl_context is not None else None
         for bound in sockets:
+            _limit_unsent(bound)
             listener = await loop.create_server(
                 lambda: HttpProtocol(self._shared),
                 sock=bound,
@@ -236,3 +240,9 @@ class Server:
                     connection.sweep(now_s, self._sweep_period_s)
             shared.dates.now_s = now_s
             shared.dates.refresh(time.time())
+
+
+def _limit_unsent(bound: socket.socket) -> None:
+    """Connections have it from their listener; it costs them nothing."""
+    if bound.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)

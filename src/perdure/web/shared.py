@@ -19,6 +19,7 @@ from perdure.runtime.live import Subscription
 from perdure.web.edge import Edge
 from perdure.web.exchange import Exchange
 from perdure.web.replies import DateLine
+from perdure.web.unread import Unread
 
 logger = logging.getLogger("perdure.web")
 
@@ -82,6 +83,7 @@ class Shared:
         "root_path",
         "state",
         "tasks",
+        "unread",
         "websockets",
     )
 
@@ -104,6 +106,7 @@ class Shared:
         self.expects_requests = True  # also on connections that have brought none so far
         self.connections: set[Tracked] = set()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.unread = Unread(limits.unread_bytes_max)
         self.websockets = 0
         self.connections_total = 0
         self.connections_refused = 0

@@ -16,6 +16,8 @@ from perdure.web.shared import Shared
 class ClientTransport(asyncio.Protocol):
     """The base of both protocols."""
 
+    counts_unread = False  # whether what its client does not take counts, see `unread`
+
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.transport: asyncio.Transport
@@ -38,13 +40,17 @@ class ClientTransport(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = True
         self.shared.connections.discard(self)
+        self.shared.unread.forget(self.transport)
         self._wake()
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
+        if self.counts_unread:
+            self.shared.unread.note(self.transport)
 
     def resume_writing(self) -> None:
         self.is_write_paused = False
+        self.shared.unread.forget(self.transport)
         self._wake()
 
     async def writable(self) -> None:

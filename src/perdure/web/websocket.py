@@ -73,6 +73,7 @@ class WebSocketConnection(ClientTransport):
     """One WebSocket, from its handshake on; takes the transport over when it starts."""
 
     extensions: Sequence[ServerExtensionFactory] = (_DEFLATE,)
+    counts_unread = True
     ping_after_s = _PING_AFTER_S
 
     def __init__(self, http: HttpSide, exchange: Exchange) -> None:

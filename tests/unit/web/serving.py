@@ -121,7 +121,7 @@ def running(
     thread.start()
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    endpoint = Echo()
+    endpoint = options.pop("endpoint", None) or Echo()
     ssl_context = options.pop("ssl_context", None)
     options.setdefault("sweep_period_s", 0.02)
     server = Server(endpoint, asgi_app, limits, **options)

@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / ".env").write_text("secret")
     (root / "ä ö.html").write_text("umlauts")
     (root / "app.js").write_text("plain")
-    (root / "app.js.gz").write_bytes(gzip.compress(b"plain"))
+    (root / "app.js.gz").write_bytes(gzip.compress(b"plain", mtime=0))
     (root / "app.js.br").write_text("brotli")
     (root / "old.js").write_text("new")
     (root / "old.js.gz").write_bytes(b"stale")
@@ -84,7 +84,7 @@ def test_a_big_file_arrives_whole_and_in_blocks(
     monkeypatch.setattr(files.os, "pread", counting)
     assert ask(server, "/big.bin").body == BIG
     assert max(sizes) == files._BLOCK_BYTES
-    assert len(sizes) == 5
+    assert len(sizes) == 10
 
 
 def test_an_empty_file_has_no_body(server: Running) -> None:
@@ -140,9 +140,9 @@ def test_if_range_of_another_version_gets_the_whole(server: Running) -> None:
 @pytest.mark.parametrize(
     ("accepted", "coding", "body"),
     [
-        ("gzip", b"gzip", gzip.compress(b"plain")),
+        ("gzip", b"gzip", gzip.compress(b"plain", mtime=0)),
         ("gzip, br", b"br", b"brotli"),
-        ("br;q=0, gzip;q=0.1", b"gzip", gzip.compress(b"plain")),
+        ("br;q=0, gzip;q=0.1", b"gzip", gzip.compress(b"plain", mtime=0)),
         ("identity", None, b"plain"),
         ("zstd", None, b"plain"),
     ],

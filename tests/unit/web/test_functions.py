@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from datetime import datetime
 from typing import Annotated, Any
 
 import httpx
@@ -108,6 +109,29 @@ async def test_what_does_not_fit_is_told_by_name() -> None:
             assert (reply.status_code, reply.json()["field"]) == (422, field)
         assert (await http.post("/lines/%ff", json={})).json()["field"] == "number"
         assert (await http.post("/lines/1", content=b"[" * 100_000)).status_code == 422
+
+
+@async_test
+async def test_a_query_has_one_meaning_or_none() -> None:
+    app = App(store="memory:")
+
+    @app.get("/span")
+    async def span(start: datetime, name: str = "", end: datetime | None = None) -> str:
+        return f"{start:%Y} {name}"
+
+    async with app, _client(app) as http:
+        assert (await http.get("/span?start=2026-01-31T12:00:00Z&name=a%20b")).json() == "2026 a b"
+        for query, field, detail in [
+            ("start=0&start=1", "start", "a query parameter came twice"),
+            ("start=0&name=&name=", "name", "a query parameter came twice"),
+            ("start=0&name=%FF", None, "the query is not UTF-8"),
+            ("start=0&name=%ED%A0%80", None, "the query is not UTF-8"),
+            ("start=253402300800", None, "year 10000 is out of range"),
+            ("start=0&end=", "end", "Invalid RFC3339 encoded datetime"),
+        ]:
+            reply = await http.get(f"/span?{query}")
+            assert (reply.status_code, _type(reply)) == (422, "bad-arguments"), query
+            assert (reply.json().get("field"), reply.json()["detail"]) == (field, detail)
 
 
 @async_test

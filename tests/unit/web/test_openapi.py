@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import re
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import httpx
@@ -128,6 +130,53 @@ async def test_types_defaults_and_docstrings_are_told() -> None:
 
 
 @async_test
+async def test_formats_are_told_of_what_travels_as_text() -> None:
+    class Stay(msgspec.Struct, array_like=True, tag=True):
+        begin: datetime
+        nights: list[date]
+
+    class Note(msgspec.Struct, tag=True):
+        at: time
+
+    app = App(store="memory:")
+
+    @app.post("/stays")
+    async def book(
+        stay: Stay, note: Note | int, price: Decimal, more: dict[str, tuple[timedelta, bytes]]
+    ) -> set[datetime]:
+        return set()
+
+    @app.get("/stays")
+    async def find(begin: datetime | None = None, word: str | None = None) -> None: ...
+
+    document = await _document(app)
+    schemas = document["components"]["schemas"]
+    assert [one.get("format") for one in schemas["Stay"]["prefixItems"]] == [
+        None,  # the tag
+        "date-time",
+        None,  # the nights
+    ]
+    assert schemas["Note"]["properties"]["at"]["format"] == "time"
+    paths = document["paths"]["/stays"]
+    body = paths["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert [one.get("type") for one in body["price"]["anyOf"]] == ["string", "number"]
+    duration, blob = body["more"]["additionalProperties"]["prefixItems"]
+    assert re.match(duration["pattern"], "-P1DT2H")
+    assert not re.match(duration["pattern"], "P1Y")
+    assert re.match(blob["pattern"], "YQ==")
+    assert not re.match(blob["pattern"], "YQ")
+    result = paths["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert result == {"type": "array", "items": {"type": "string", "format": "date-time"}}
+    begin, word = (one["schema"] for one in paths["get"]["parameters"])
+    assert [one.get("enum", one.get("format", "seconds")) for one in begin["anyOf"]] == [
+        "date-time",
+        ["null"],
+        "seconds",
+    ]
+    assert word == {"type": "string"}
+
+
+@async_test
 async def test_only_what_is_exposed_is_told_and_all_of_it() -> None:
     document = await _document(_app())
     told = {(verb, path) for path, verbs in document["paths"].items() for verb in verbs}
@@ -151,7 +200,7 @@ async def test_errors_idempotency_and_sign_in_are_told() -> None:
     assert {"$ref": "#/components/parameters/Idempotency-Key"} in add["parameters"]
     assert add["security"] == [{"identify": []}]
     conflict = add["responses"]["409"]["content"]["application/problem+json"]
-    kinds = conflict["schema"]["properties"]["type"]["enum"]
+    kinds = conflict["schema"]["properties"]["type"]["anyOf"][0]["enum"]
     assert kinds[0] == "urn:perdure:problem:gone"
     assert "urn:perdure:problem:request-running" in kinds
     assert {"400", "401", "403", "413", "422", "500", "503", "504", "default"} < set(

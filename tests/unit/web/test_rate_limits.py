@@ -475,4 +475,4 @@ def test_the_documentation_tells_which_operations_are_limited() -> None:
     response = openapi_of([], Docs(), None)["components"]["responses"]["Problem429"]
     assert set(response["headers"]) == {"Retry-After", "RateLimit", "RateLimit-Policy"}
     schema = response["content"]["application/problem+json"]["schema"]
-    assert schema["properties"]["type"]["enum"] == ["urn:perdure:problem:rate-limited"]
+    assert schema["properties"]["type"]["anyOf"][0]["enum"] == ["urn:perdure:problem:rate-limited"]
