@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Annotated
 
-from perdure import Actor, Page, indexed
+from perdure import Actor, Page, Row, indexed
 
 SHIPPED_AFTER = timedelta(minutes=2)
 PAGE_ROWS = 10
@@ -35,7 +35,7 @@ class Order(Actor):
 
 async def orders_of(
     customer: str, status: Status | None = None, after: str | None = None, rows: int = PAGE_ROWS
-) -> Page[Order]:
+) -> Page[Row[Order]]:
     """The newest orders of a customer, page by page. Raises BadArgumentsError for a bad cursor."""
     conditions = {"customer": customer} | ({"status": status} if status else {})
     return await Order.where(**conditions).order_by("-placed_at").limit(rows).after(after)

@@ -46,7 +46,7 @@ async def street(request: Request) -> Response:
 async def cart(request: Request) -> Response:
     visit = request.state.visit
     watched = visit.cart_key if visit.user or visit.guest else None
-    newest = await orders_of(visit.user.id, rows=ORDERS_BY_CART) if visit.user else []
+    newest = await orders_of(visit.user.id, rows=ORDERS_BY_CART) if visit.user else ()
     context: dict[str, Any] = {"total_cents": total_cents, "watched": watched, "orders": newest}
     return await _page(request, "cart.html", **context)
 
@@ -79,7 +79,7 @@ async def orders(request: Request) -> Response:
     status = next((known for known in Status if known.value == asked.get("status")), None)
     found = await orders_of(user.id, status, asked.get("after"))
     context: dict[str, Any] = {"chosen": status, "statuses": list(Status), "orders": found}
-    return await _page(request, "orders.html", next=found.cursor, **context)
+    return await _page(request, "orders.html", next=found.next, **context)
 
 
 async def gifts(request: Request) -> Response:

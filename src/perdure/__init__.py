@@ -25,7 +25,8 @@ from perdure.actor.model import (
     relaxed,
     signed_in,
 )
-from perdure.actor.query import Page, Row, Selection
+from perdure.actor.pages import Page
+from perdure.actor.query import Row, Selection
 from perdure.actor.rate import Rate
 from perdure.actor.reference import watch
 from perdure.actor.schema import migrate
@@ -54,6 +55,7 @@ from perdure.base.errors import (
     OutcomeUnknownError,
     OverloadedError,
     PerdureError,
+    PreconditionFailedError,
     ProxyProtocolError,
     RateLimitError,
     ReadOnlyError,
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from perdure.runtime.outlets import Delivery
     from perdure.web.api_keys import ApiKeys
     from perdure.web.app import App
+    from perdure.web.cors import Cors
     from perdure.web.openapi import Docs
     from perdure.web.outlets import Mail, Webhooks
 
@@ -90,6 +93,7 @@ _UPPER = {
     "ApiKeys": "perdure.web.api_keys",
     "App": "perdure.web.app",
     "Client": "perdure.client.remote",
+    "Cors": "perdure.web.cors",
     "Delivery": "perdure.runtime.outlets",
     "Docs": "perdure.web.openapi",
     "Mail": "perdure.web.outlets",
@@ -107,6 +111,7 @@ __all__ = [
     "Caller",
     "Client",
     "ConflictError",
+    "Cors",
     "CycleError",
     "DeadlineError",
     "DefinitionError",
@@ -134,6 +139,7 @@ __all__ = [
     "OverloadedError",
     "Page",
     "PerdureError",
+    "PreconditionFailedError",
     "ProxyProtocolError",
     "Rate",
     "RateLimitError",

@@ -5,6 +5,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import date
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -21,6 +22,20 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not there: apt-get install chromium"),
 ]
+
+
+class Scale(Actor):
+    """Has versions."""
+
+    @expose(deprecated=date(2026, 3, 1))
+    async def weigh(self) -> int:
+        """In pounds."""
+        return 1
+
+    @expose(version=2, route="weigh")
+    async def weigh_in_grams(self) -> int:
+        """In grams."""
+        return 500
 
 
 class Till(Actor):
@@ -43,7 +58,7 @@ async def _identify(connection: HTTPConnection) -> Caller | None:
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    app = App(Till, identify=_identify, store="memory:")
+    app = App(Till, Scale, identify=_identify, store="memory:")
     listening = socket.create_server(("127.0.0.1", 0))
     server = Server(app, None, app.limits)
     loop = asyncio.new_event_loop()
@@ -88,3 +103,23 @@ def test_a_call_is_tried_and_nobody_else_is_asked(url: str, scheme: str) -> None
     assert not troubles
     assert all(address.startswith((f"{url}/", "data:")) for address in asked), asked
     assert f"{url}/till/alice/put" in asked
+
+
+def test_each_version_has_a_page_and_leads_to_the_others(url: str) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        page = browser.new_page()
+        page.goto(f"{url}/-/docs")
+        expect(page.locator("#scale_weigh summary del")).to_have_text("/scale/{key}/weigh")
+        expect(page.locator("#versions b")).to_have_text("1")
+        page.locator("#versions").get_by_role("link", name="2").click()
+        expect(page.locator("#versions b")).to_have_text("2")
+        expect(page.locator("#source")).to_have_attribute("href", f"{url}/-/openapi.json?version=2")
+        page.locator("#scale_weigh summary").click()
+        expect(page.locator("#scale_weigh summary")).to_contain_text("/v2/scale/{key}/weigh")
+        page.get_by_label("Authorization").fill("ann")
+        page.locator("#scale_weigh").get_by_role("button", name="Send").click()
+        expect(page.locator("#scale_weigh").get_by_role("status")).to_contain_text("500")
+        page.goto(f"{url}/-/docs?version=9")
+        expect(page.locator("#loading")).to_contain_text("could not be read")
+        browser.close()

@@ -188,8 +188,8 @@ PLANTED = (
     Planted(
         "a known idempotency key is run again",
         _ACTIVATION,
-        "                    if isinstance(known, RequestRecord):",
-        "                    if False:",
+        "                if isinstance(known, RequestRecord):",
+        "                if False:",
         "tests/unit/actor/test_idempotency.py::test_a_repeat_has_no_effect_and_gets_the_first_answer",
     ),
     Planted(

@@ -208,19 +208,17 @@ class Activation:
 
     def _run(self, turn: Turn) -> None:
         asking: Awaitable[RequestRecord | None] | None = None
-        if turn.request_id is not None or turn.is_delivery:
+        if turn.request_id is not None or turn.asks_first:
             try:
-                if turn.request_id is None:
-                    if not turn.begin():
-                        return
-                else:
-                    known = self._find_record(turn.request_id)
-                    if isinstance(known, RequestRecord):
-                        self._answer_again(turn, known)
-                        return
-                    asking = known
+                known = None if turn.request_id is None else self._find_record(turn.request_id)
+                if isinstance(known, RequestRecord):
+                    self._answer_again(turn, known)
+                    return
+                asking = known
+                if asking is None and turn.asks_first and not turn.begin():
+                    return
             except PerdureError as error:
-                turn.fail(error)
+                self._answer(turn, error)  # like all that may rest on what is not durable
                 return
         turn.method.begun += 1
         if turn.method.can_wait or asking is not None:
@@ -256,8 +254,7 @@ class Activation:
         current_turn.set(turn)
         try:
             async with asyncio.timeout(max(turn.deadline_s - self._host.now_s(), 0)) as timeout:
-                if asking is not None and (record := await asking) is not None:
-                    self._answer_again(turn, record)
+                if asking is not None and await self._is_answered(turn, asking):
                     return
                 work = turn.method.start(self.actor, turn.arguments)
                 try:
@@ -288,6 +285,12 @@ class Activation:
                 self.sharing -= 1
             if self.running is turn:
                 self.release()
+
+    async def _is_answered(self, turn: Turn, asking: Awaitable[RequestRecord | None]) -> bool:
+        if (record := await asking) is None:
+            return turn.asks_first and not turn.begin()
+        self._answer_again(turn, record)
+        return True
 
     def release(self) -> None:
         """The actor is free: hand it to an interleaving turn that wants to go on, else to the next

@@ -19,9 +19,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import msgspec
 
+from perdure.actor.cursors import (
+    Position,
+    decode_cursor,
+    encode_cursor,
+    fingerprint_of,
+    garbled,
+)
 from perdure.actor.entries import CollectionField, Entries, behind, entry_of_int, int_of_entry
 from perdure.actor.model import running_turn
-from perdure.base.errors import LimitError, NotRunningError
+from perdure.actor.pages import Page
+from perdure.base.errors import BadArgumentsError, InvalidKeyError, LimitError, NotRunningError
 
 if TYPE_CHECKING:
     from perdure.actor.turn import Turn
@@ -94,29 +102,24 @@ class Map(Collection, Generic[Key, Value], frozen=True, eq=False):
         *,
         start: Key | None = None,
         end: Key | None = None,
-        after: Key | None = None,
+        cursor: str | None = None,
         limit: int = 100,
         descending: bool = False,
-    ) -> list[tuple[Key, Value]]:
+    ) -> Page[tuple[Key, Value]]:
         """Up to `limit` entries with keys from `start` on and before `end`, in order.
 
+        What is put or taken away between two pages moves no other entry from one to the other.
+
         Args:
-            after: go on behind this key; in a descending page, before it.
+            cursor: go on behind the page that had it as `next`, with all else the same but `limit`.
             descending: the largest key first.
 
-        Raises LimitError when `limit` is more than `Limits.entries_per_page_max`.
+        Raises BadArgumentsError for a cursor that is none of this listing, and when `limit` is more
+        than `Limits.entries_per_page_max`.
         """
-        turn, field, entries = _open(self)
-        _check_limit(turn, field, limit)
-        low, high = _range(turn, field, start, end)
-        if after is not None:
-            place = field.entry_of(after, turn.activation.limits.key_bytes_max)
-            if descending:
-                high = place if high is None else min(high, place)
-            else:
-                low = max(low, behind(place))
-        rows = await entries.page(low, high, limit=limit, descending=descending)
-        return [(field.key_of(entry), field.decode_value(value)) for entry, value in rows]
+        turn, field, _ = _open(self)
+        span = _range(turn, field, start, end)
+        return await Listing(field, span, span, descending).page(self, cursor, limit)
 
     async def items(
         self,
@@ -244,6 +247,25 @@ class Log(
         rows = await entries.page(entry_of_int(start), entry_of_int(current._next), limit=limit)
         return [field.decode_value(value) for _, value in rows]
 
+    async def page(
+        self, *, cursor: str | None = None, limit: int = 100, descending: bool = False
+    ) -> Page[tuple[int, Value]]:
+        """Up to `limit` entries with their indexes, the oldest first.
+
+        What is appended or dropped between two pages moves no other entry from one to the other.
+
+        Args:
+            cursor: go on behind the page that had it as `next`, in the same direction.
+            descending: the newest first.
+
+        Raises BadArgumentsError for a cursor that is none of this listing, and when `limit` is more
+        than `Limits.entries_per_page_max`.
+        """
+        _, field, _ = _open(self)
+        current = _current(self)
+        span = entry_of_int(current._first), entry_of_int(current._next)
+        return await Listing(field, span, (), descending).page(self, cursor, limit)
+
     async def range(
         self, start: int = 0, end: int | None = None, *, descending: bool = False
     ) -> AsyncIterator[tuple[int, Value]]:
@@ -306,6 +328,50 @@ def _replace(turn: "Turn", field: CollectionField, first: int, next_: int) -> No
     changed = Log[Any](_next=next_, _first=first)
     bind(changed, field.name)
     setattr(turn.activation.actor, field.name, changed)
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """One way to go through a collection, page by page."""
+
+    field: CollectionField
+    span: tuple[str, str | None]  # from the first entry on, before the second
+    asked: tuple[str | None, ...]  # of the span, what must be the same for each page
+    descending: bool
+
+    async def page(self, collection: Collection, cursor: str | None, limit: int) -> Page[Any]:
+        """Up to `limit` entries behind a cursor."""
+        turn, field, entries = _open(collection)
+        activation = turn.activation
+        most = activation.limits.entries_per_page_max
+        if type(limit) is not int or not 1 <= limit <= most:
+            raise BadArgumentsError(f"a page has 1 to {most} entries, not {limit!r}", "limit")
+        fingerprint = fingerprint_of(
+            activation.actor_type.name, activation.key, field.name, self.asked, self.descending
+        )
+        low, high = self.span
+        if cursor is not None:
+            last = self._entry_of(decode_cursor(fingerprint, cursor), turn)
+            if self.descending:
+                high = last if high is None else min(high, last)
+            else:
+                low = max(low, behind(last))
+        # one more tells whether there is a next page
+        rows = await entries.page(low, high, limit=limit + 1, descending=self.descending)
+        items = [(field.key_of(at), field.decode_value(value)) for at, value in rows[:limit]]
+        more = len(rows) > limit
+        return Page(items, encode_cursor(fingerprint, ((), rows[limit - 1][0])) if more else None)
+
+    def _entry_of(self, position: Position, turn: "Turn") -> str:
+        """With the fingerprint right, still nothing in a cursor is trusted."""
+        values, entry = position
+        try:
+            key = self.field.key_of(entry)
+            again = self.field.entry_of(key, turn.activation.limits.key_bytes_max)
+        except (ValueError, InvalidKeyError):
+            raise garbled() from None
+        if values or again != entry:
+            raise garbled()
+        return entry
 
 
 async def _rows(

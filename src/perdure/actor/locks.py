@@ -34,7 +34,7 @@ class JoinedTurn(Turn, kw_only=True):
 class LockTurn(Turn, kw_only=True):
     """Keeps an actor for a transaction. Its `effects` are those of all calls that ended well."""
 
-    is_delivery = True  # `begin` is all of it: there is no method
+    is_delivery = asks_first = True  # `begin` is all of it: there is no method
     is_lock = True
 
     target: "Activation"  # where it goes; `activation` is set on its arrival

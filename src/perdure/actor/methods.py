@@ -17,9 +17,11 @@ import msgspec
 from perdure.actor.collection_fields import binding, collection_fields
 from perdure.actor.indexes import compile_check, compile_indexes
 from perdure.actor.model import Actor, MethodOptions, live, options_of
+from perdure.actor.pages import is_paged
 from perdure.actor.reference import CallRouter, Reference, Router, reference_class
 from perdure.actor.schema import Migrations, stored_name, ttl_ms
 from perdure.actor.signature import TakesArguments, compile_signature
+from perdure.actor.versions import Lifetime, spoken_in
 from perdure.base.codec import decoder, encode
 from perdure.base.errors import (
     BadArgumentsError,
@@ -44,6 +46,7 @@ class Method(TakesArguments):
         "decode_arguments",
         "decode_result",
         "function",
+        "is_paged",
         "name",
         "options",
         "read",
@@ -61,6 +64,7 @@ class Method(TakesArguments):
         self.can_wait = _can_wait(function)
         parameters = list(inspect.signature(function).parameters.values())[1:]
         self.arguments_type, self.result_type = compile_signature(str(self), function, parameters)
+        self.is_paged = is_paged(self.result_type, self.arguments_type)
         self.decode_arguments = _decoder(f"{self}: its parameters", self.arguments_type)
         self.decode_result = _decoder(f"{self}: its result", self.result_type)
         self.spread = _spreader(self.arguments_type.__struct_fields__)
@@ -69,6 +73,16 @@ class Method(TakesArguments):
 
     def __str__(self) -> str:
         return f"{self.actor_type.actor_class.__name__}.{self.name}"
+
+    @property
+    def route(self) -> str:
+        """Its name in a path."""
+        return self.options.route or self.name
+
+    @property
+    def lifetime(self) -> Lifetime:
+        """Which versions of the API have it."""
+        return self.options.lifetime
 
     def start(self, actor: Actor, arguments: msgspec.Struct) -> Any:
         """The coroutine of one call."""
@@ -130,9 +144,15 @@ class ActorType:
         self.methods = {
             name: Method(self, name, function) for name, function in _functions(actor_class)
         }
+        self.routes = _routes(self.methods.values())
         self.on_expire = Method(self, "on_expire", actor_class.on_expire)
         self.live_fields = self._live_fields()
         self._reference_class = reference_class(self)
+
+    def exposed_in(self, version: int) -> dict[str, Method]:
+        """What this version of the API has, by the names in paths."""
+        found = {name: spoken_in(version, methods) for name, methods in self.routes.items()}
+        return {name: method for name, method in found.items() if method is not None}
 
     def reference(self, key: str, request_id: str | None) -> Reference:
         """What `Class.at(key)` gives."""
@@ -153,7 +173,7 @@ class ActorType:
         ]
         if not fields:
             return None
-        if "live" in self.methods:
+        if "live" in self.methods or "live" in self.routes:
             raise DefinitionError(
                 f"{self.actor_class.__name__}.live: a class with live fields has no room for a "
                 f"method of that name, since both would be at /{self.route_name}/KEY/live"
@@ -218,6 +238,25 @@ def _functions(actor_class: type[Actor]) -> Iterator[tuple[str, Callable[..., An
             yield name, member
         elif inspect.isfunction(member) and options_of(member) != MethodOptions():
             raise DefinitionError(f"{actor_class.__name__}.{name} must be `async def`")
+
+
+def _routes(methods: Iterable[Method]) -> dict[str, list[Method]]:
+    """The exposed methods by their names in paths; raises DefinitionError."""
+    routes: dict[str, list[Method]] = {}
+    for method in methods:
+        if not method.options.exposed:
+            continue
+        if not method.route.isidentifier():
+            raise DefinitionError(f"{method}: {method.route!r} is no name for a route")
+        others = routes.setdefault(method.route, [])
+        for other in others:
+            if other.lifetime.version == method.lifetime.version:
+                raise DefinitionError(
+                    f"{other} and {method} would both be {method.route!r} in version "
+                    f"{method.lifetime.version}"
+                )
+        others.append(method)
+    return routes
 
 
 def _check_fields(actor_class: type[Actor]) -> None:

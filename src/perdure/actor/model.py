@@ -8,11 +8,12 @@ with AttributeError, so no state can be lost for want of a declaration.
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import msgspec
 
 from perdure.actor.rate import RateOrRates, rates_of
+from perdure.actor.versions import Lifetime, Versioned
 from perdure.base.errors import BadArgumentsError, DefinitionError, NotRunningError
 from perdure.base.texts import unstorable
 
@@ -57,6 +58,8 @@ class MethodOptions(msgspec.Struct, frozen=True):
     live: bool = False
     timeout_s: float | None = None  # over HTTP; None: Limits.call_timeout_s
     body_bytes_max: int | None = None  # None: Limits.call_body_bytes_max
+    route: str | None = None  # its name in the path; None: its own
+    lifetime: Lifetime = Lifetime()
     rate: RateOrRates | None = None
 
 
@@ -237,6 +240,8 @@ def expose(
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
     rate: RateOrRates | None = None,
+    route: str | None = None,
+    **lifetime: Unpack[Versioned],
 ) -> Callable[[Function], Function]: ...
 def expose(
     function: Function | None = None,
@@ -245,6 +250,8 @@ def expose(
     timeout_s: float | None = None,
     body_bytes_max: int | None = None,
     rate: RateOrRates | None = None,
+    route: str | None = None,
+    **lifetime: Unpack[Versioned],
 ) -> Function | Callable[[Function], Function]:
     """Make a method callable over HTTP. Without it, only code of this app can call it.
 
@@ -256,22 +263,29 @@ def expose(
             `Limits.call_timeout_s` has an effect.
         body_bytes_max: how long its arguments may be as JSON: BodyTooLargeError. Only less than
             `Limits.call_body_bytes_max` has an effect.
+        route: its name in the path; by default its own.
+        version, until: the first version of the API that has it, and the first that does not have
+            it any more: `/v2/…` selects, for each name, the newest that is not newer.
+        deprecated, sunset: dates, since when clients should not use it and from when on it may be
+            gone: they are told in the headers of every answer.
         rate: how often it may be called over HTTP, a `Rate` or several: RateLimitError.
 
-    Raises DefinitionError if a bound is not above zero, or a rate is none.
+    Raises DefinitionError for a bound that is not above zero, a rate that is none, and versions
+    that make no sense.
     """
     if function is not None:
         return _with_options(function, exposed=True)
     check_bounds(timeout_s, body_bytes_max)
     rates_of(rate)
-    return lambda wrapped: _with_options(
-        wrapped,
-        exposed=True,
-        access=access,
-        timeout_s=timeout_s,
-        body_bytes_max=body_bytes_max,
-        rate=rate,
-    )
+    options = {
+        "access": access,
+        "timeout_s": timeout_s,
+        "body_bytes_max": body_bytes_max,
+        "rate": rate,
+        "route": route,
+        "lifetime": Lifetime(**lifetime),
+    }
+    return lambda wrapped: _with_options(wrapped, exposed=True, **options)
 
 
 def check_bounds(timeout_s: float | None, body_bytes_max: int | None) -> None:

@@ -12,16 +12,17 @@ on the running App (limits, cursors, the store) when it is asked.
 
 from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar, get_args, overload
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 
-from perdure.actor.cursors import Position, decode_cursor, encode_cursor, fingerprint_of
+from perdure.actor.cursors import Position, decode_cursor, encode_cursor, fingerprint_of, garbled
 from perdure.actor.indexes import Index, declaration
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor
+from perdure.actor.pages import Page
 from perdure.base.codec import decoder
-from perdure.base.errors import BadArgumentsError
+from perdure.base.errors import BadArgumentsError, InvalidKeyError
 from perdure.base.keys import normalize_key
 from perdure.store.api import Condition, IndexedField, Operator, Ordering, Query, StoredActor
 
@@ -52,29 +53,6 @@ class Row(msgspec.Struct, Generic[AnyActor], frozen=True):
     def reference(self) -> AnyActor:
         """The actor itself, as `Order.at(key)` gives it."""
         return type(self.state).at(self.key)
-
-
-class Page(Sequence[Row[AnyActor]]):
-    """The rows that one query found, in order, and the cursor with which it goes on."""
-
-    __slots__ = ("_rows", "cursor")
-
-    def __init__(self, rows: Sequence[Row[AnyActor]], cursor: str | None) -> None:
-        self._rows = rows
-        self.cursor = cursor  # None: there is nothing behind the last row
-
-    @overload
-    def __getitem__(self, index: int) -> Row[AnyActor]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row[AnyActor]]: ...
-    def __getitem__(self, index: int | slice) -> Row[AnyActor] | Sequence[Row[AnyActor]]:
-        return self._rows[index]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __repr__(self) -> str:
-        return f"Page({list(self._rows)!r}, cursor={self.cursor!r})"
 
 
 class Selection(msgspec.Struct, Generic[AnyActor], frozen=True, eq=False):
@@ -122,10 +100,10 @@ class Selection(msgspec.Struct, Generic[AnyActor], frozen=True, eq=False):
         BadArgumentsError.
         """
         if cursor is not None and not isinstance(cursor, str):
-            raise BadArgumentsError(f"a cursor is a text, not {cursor!r}")
+            raise BadArgumentsError(f"a cursor is a text, not {cursor!r}", "cursor")
         return msgspec.structs.replace(self, _cursor=cursor)
 
-    def __await__(self) -> Generator[Any, None, Page[AnyActor]]:
+    def __await__(self) -> Generator[Any, None, Page[Row[AnyActor]]]:
         return self._ask().__await__()
 
     async def __aiter__(self) -> AsyncIterator[Row[AnyActor]]:
@@ -133,11 +111,11 @@ class Selection(msgspec.Struct, Generic[AnyActor], frozen=True, eq=False):
         while True:
             for row in page:
                 yield row
-            if page.cursor is None:
+            if page.next is None:
                 return
-            page = await self.after(page.cursor)
+            page = await self.after(page.next)
 
-    async def _ask(self) -> Page[AnyActor]:
+    async def _ask(self) -> Page[Row[AnyActor]]:
         actor_type = self._actor_type
         router = actor_type.router
         rows_max = self._page_size(router.limits.query_rows_max)
@@ -175,13 +153,17 @@ class Selection(msgspec.Struct, Generic[AnyActor], frozen=True, eq=False):
         """Where the cursor points; with the fingerprint right, still nothing in it is trusted."""
         values, key = decode_cursor(fingerprint, cursor)
         by_name = {index.field.name: index for index in self._actor_type.indexes.values()}
-        if len(values) != len(self._orderings) or normalize_key(key) != key:
-            raise BadArgumentsError("the cursor is garbled; begin again without one")
-        for ordering, value in zip(self._orderings, values, strict=True):
-            if ordering.field is not _KEY:
-                by_name[ordering.field.name].to_json(value)
-            elif value != key:
-                raise BadArgumentsError("the cursor is garbled; begin again without one")
+        try:
+            fits = len(values) == len(self._orderings) and normalize_key(key) == key
+            for ordering, value in zip(self._orderings, values, strict=False):
+                if ordering.field is not _KEY:
+                    by_name[ordering.field.name].to_json(value)
+                elif value != key:
+                    fits = False
+        except (BadArgumentsError, InvalidKeyError):
+            fits = False
+        if not fits:
+            raise garbled()
         return values, key
 
 

@@ -25,7 +25,8 @@ class Turn(msgspec.Struct, eq=False):
     nothing uncommitted, at its end.
     """
 
-    is_delivery: ClassVar[bool] = False  # a message or a timer: `begin` is asked before it runs
+    is_delivery: ClassVar[bool] = False  # a message, a timer or a lock
+    asks_first: ClassVar[bool] = False  # `begin` is asked before it runs
     is_lock: ClassVar[bool] = False  # it keeps the actor for a transaction
     cause: ClassVar[str] = "call"  # what makes it, in traces
     span_kind: ClassVar[str] = "INTERNAL"
@@ -73,7 +74,10 @@ class Turn(msgspec.Struct, eq=False):
             turn = turn.parent
 
     def begin(self) -> bool:
-        """Of a delivery: put what it consumes into its effects; False if it is not wanted now."""
+        """Of what asks first: False if it is not wanted now. Raises why it may not run.
+
+        A delivery puts what it consumes into its effects.
+        """
         raise NotImplementedError
 
     def succeed(self, body: bytes) -> None:

@@ -139,6 +139,14 @@ class RequestRunningError(PerdureError):
     kind = "request-running"
 
 
+class PreconditionFailedError(PerdureError):
+    """Raised when a call came with `If-Match`, and its actor is not in that state any more. Nothing
+    was done: read, and decide anew."""
+
+    status = 412
+    kind = "precondition-failed"
+
+
 class UniqueError(DomainError):
     """Another actor has this value in a field that is `unique`; the turn has left nothing.
 

@@ -1,6 +1,6 @@
 """`perdure check`: load an app and say what it is: actors, fields, routes, limits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -8,6 +8,7 @@ import msgspec
 from rich.console import Console
 
 from perdure.actor.methods import ActorType, Method
+from perdure.actor.versions import Exposed, spoken_in
 from perdure.base.limits import Limits
 from perdure.cli.loading import load_app
 from perdure.cli.tables import print_columns
@@ -24,7 +25,11 @@ def check_app(target: str, console: Console) -> None:
         name = actor_type.actor_class.__name__
         console.print(f"{name}, {_storage(actor_type)}", style="bold")
         print_columns(console, _fields(actor_type), indent=_INDENT)
-        print_columns(console, _methods(actor_type, default_access), indent=_INDENT)
+        print_columns(console, _methods(actor_type, default_access, app.versions), indent=_INDENT)
+        console.print()
+    if functions := list(_functions(app, default_access)):
+        console.print("Functions", style="bold")
+        print_columns(console, functions, indent=_INDENT)
         console.print()
     console.print("App", style="bold")
     print_columns(console, _settings(app, default_access), indent=_INDENT)
@@ -44,13 +49,16 @@ def _fields(actor_type: ActorType) -> Iterator[tuple[str, str]]:
         yield f"{field.name}:", f"{_type_name(field.type)} = {_default(field)}"
 
 
-def _methods(actor_type: ActorType, default_access: str) -> Iterator[tuple[str, ...]]:
+def _methods(
+    actor_type: ActorType, default_access: str, versions: int
+) -> Iterator[tuple[str, ...]]:
     for method in actor_type.methods.values():
         if method.options.exposed:
-            path = f"/{actor_type.route_name}/{{key}}/{method.name}"
+            path = f"/{actor_type.route_name}/{{key}}/{method.route}"
             verbs = "GET, POST" if method.read else "POST"
             access = _access_name(method.options.access or default_access)
-            yield verbs, path, access, _kind(method)
+            span = _span(method, actor_type.routes[method.route], versions)
+            yield verbs, path, access, ", ".join(filter(None, (_kind(method), span)))
         else:
             yield "–", f"{method.name}()", "code of the app only", _kind(method)
 
@@ -63,9 +71,45 @@ def _kind(method: Method) -> str:
     return ", ".join(kinds)
 
 
+def _functions(app: App, default_access: str) -> Iterator[tuple[str, ...]]:
+    functions = list(app.functions)
+    for function in functions:
+        place = function.method, function.pattern.parts
+        same = [one for one in functions if (one.method, one.pattern.parts) == place]
+        access = _access_name(function.options.access or default_access)
+        told = _span(function, same, app.versions)
+        yield function.method.decode(), str(function.pattern), access, told
+
+
+def _span(exposed: Exposed, same: Sequence[Exposed], versions: int) -> str:
+    """Which versions of the API have it, unless all do, and when it ends.
+
+    Args:
+        same: all that has its name, in whichever version.
+    """
+    numbers = range(1, versions + 1)
+    spoken = [number for number in numbers if spoken_in(number, same) is exposed]
+    told = []
+    if not spoken:
+        told.append("in no version")
+    elif spoken[-1] < versions:
+        first = f"{spoken[0]} to " if len(spoken) > 1 else ""
+        told.append(f"version {first}{spoken[-1]} only")
+    elif spoken[0] > 1:
+        told.append(f"from version {spoken[0]} on")
+    if exposed.lifetime.deprecated is not None:
+        told.append(f"deprecated since {exposed.lifetime.deprecated}")
+    return ", ".join(told)
+
+
 def _settings(app: App, default_access: str) -> Iterator[tuple[str, str]]:
     yield "identify:", _access_name(app.identify) if app.identify else "none, all are guests"
     yield "access by default:", default_access
+    if app.versions > 1:
+        yield "versions:", f"1 to {app.versions}, at /v1/… to /v{app.versions}/…"
+    if app.cors is not None:
+        origins = app.cors.origins
+        yield "pages of other origins:", "all" if origins == "*" else ", ".join(origins)
     yield "mounted app:", _access_name(app.mount) if app.mount is not None else "none"
 
 

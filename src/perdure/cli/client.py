@@ -21,9 +21,13 @@ _Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")
 ]
 
+_Version = Annotated[
+    int, typer.Option("--api-version", metavar="N", min=1, help="Version of the API it speaks.")
+]
+
 
 @client.command()
-def python(target: _Target, output: _Output = None) -> None:
+def python(target: _Target, output: _Output = None, api_version: _Version = 1) -> None:
     """Write a module for Python 3.11 and later; it needs httpx and nothing else.
 
     For who cannot import the app's classes; who can uses `perdure.Client`.
@@ -34,11 +38,11 @@ def python(target: _Target, output: _Output = None) -> None:
     """
     from perdure.client.python_module import python_module
 
-    _write(target, output, python_module)
+    _write(target, output, api_version, python_module)
 
 
 @client.command()
-def typescript(target: _Target, output: _Output = None) -> None:
+def typescript(target: _Target, output: _Output = None, api_version: _Version = 1) -> None:
     """Write a module for browsers and Node.js 20 and later; it needs nothing else.
 
     The same app gives the same file. No file is replaced that this command did not write.
@@ -47,15 +51,22 @@ def typescript(target: _Target, output: _Output = None) -> None:
     """
     from perdure.client.typescript_module import typescript_module
 
-    _write(target, output, typescript_module)
+    _write(target, output, api_version, typescript_module)
 
 
-def _write(target: str, output: Path | None, written: "Callable[[Api, str], str]") -> None:
+def _write(
+    target: str, output: Path | None, version: int, written: "Callable[[Api, str], str]"
+) -> None:
     from perdure.cli.loading import load_app
     from perdure.client.api import api_of
 
     app = load_app(target)
-    text = written(api_of(app.operations()), app.title)
+    if version > app.versions:
+        raise Failure(
+            f"there is no version {version} of this API",
+            f"the newest that something in {target} speaks of is {app.versions}",
+        )
+    text = written(api_of(app.operations(version)), app.title)
     if output is None:
         typer.echo(text, nl=False)
         return

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import perdure
 from perdure.base.errors import DefinitionError
-from perdure.cli.failures import BAD_APP, NO_INPUT, Failure
+from perdure.cli.failures import BAD_APP, NO_INPUT, Failure, failure_of
 from perdure.web.app import App
 
 _NOT_THE_USERS = (
@@ -27,6 +27,10 @@ def load_app(target: str) -> App:
     variable = variable or "app"
     app = getattr(module, variable, None)
     if isinstance(app, App):
+        try:
+            app.check()
+        except DefinitionError as error:
+            raise failure_of(error) from error
         return app
     others = [key for key, value in vars(module).items() if isinstance(value, App)]
     if app is None:

@@ -137,7 +137,7 @@ class Client:
         arguments = method.arguments_from_python(positional, named)
         request = ServerCall(
             method="POST",
-            path=_path_of(method, key, method.name),
+            path=_path_of(method, key, method.route),
             query={},
             body=encode(arguments),
             idempotency_key=None if method.read else request_id or new_key(),
@@ -151,7 +151,7 @@ class Client:
     ) -> AsyncIterator[Any]:
         """Follow a live method on the server; see `CallRouter.watch`."""
         arguments = method.arguments_from_python(positional, named)
-        name = "live" if method is method.actor_type.live_fields else f"{method.name}/live"
+        name = "live" if method is method.actor_type.live_fields else f"{method.route}/live"
         path = _path_of(method, key, name)
 
         def read(value: Any) -> Any:
@@ -161,7 +161,9 @@ class Client:
 
 
 def _path_of(method: Method, key: str, name: str) -> str:
-    return f"/{quote(method.actor_type.route_name)}/{quote(key, safe='')}/{quote(name)}"
+    version = method.lifetime.version
+    prefix = f"/v{version}" if version > 1 else ""
+    return f"{prefix}/{quote(method.actor_type.route_name)}/{quote(key, safe='')}/{quote(name)}"
 
 
 def _query_of(arguments: msgspec.Struct) -> dict[str, Any]:

@@ -15,8 +15,9 @@ import msgspec
 
 from perdure.base.trail import Trail
 
-VERSION = 1
+VERSION = 2
 VERSION_MIN = 1  # the oldest that is still spoken
+LOOKING_VERSION = 2  # since when there are LookingCall and TaggedAnswer
 
 
 class Call(msgspec.Struct, array_like=True, tag=1):
@@ -159,6 +160,18 @@ class Close(msgspec.Struct, array_like=True, tag=16):
     is_again: bool = False  # say how it ended, and if it has not, roll it back
 
 
+class LookingCall(Call, array_like=True, tag=17):
+    """A call that looks at the state it begins on; see `actor.state_tags`. TaggedAnswer answers."""
+
+    wanted: list[str] | None = None  # tags: it runs on one of these states only
+
+
+class TaggedAnswer(Answer, array_like=True, tag=18):
+    """The result of a call, and the tag of the state it was made from; "" if there is none."""
+
+    state: str = ""
+
+
 Frame = (
     Call
     | Answer
@@ -176,4 +189,6 @@ Frame = (
     | Open
     | Lock
     | Close
+    | LookingCall
+    | TaggedAnswer
 )

@@ -21,7 +21,7 @@ _EVERY_MAX_S = 30.0
 class ExpiryTurn(Turn, kw_only=True):
     """The last turn of an actor: its `on_expire`, and then it is forgotten."""
 
-    is_delivery = True
+    is_delivery = asks_first = True
     cause = "expiry"
 
     before_ms: int

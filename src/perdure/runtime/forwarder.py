@@ -27,6 +27,7 @@ import msgspec
 
 from perdure.actor.answers import Origin
 from perdure.actor.methods import ActorType
+from perdure.actor.state_tags import Look
 from perdure.actor.turn import Turn
 from perdure.base.clock import Clock
 from perdure.base.codec import encode
@@ -45,6 +46,7 @@ from perdure.base.metrics import Family, counter, gauge
 from perdure.base.shards import shard_of
 from perdure.cluster import shard_map
 from perdure.cluster.frames import (
+    LOOKING_VERSION,
     Answer,
     Ask,
     Borrow,
@@ -53,10 +55,12 @@ from perdure.cluster.frames import (
     Failed,
     Frame,
     Lock,
+    LookingCall,
     NotMine,
     Open,
     Posted,
     Returned,
+    TaggedAnswer,
 )
 from perdure.cluster.link import Link
 from perdure.cluster.shard_map import ShardMap
@@ -177,6 +181,8 @@ class Forwarder:
             standing=list(turn.standing),
             trail=turn.trail,
         )
+        if turn.asks_first:
+            call = LookingCall(**msgspec.structs.asdict(call), wanted=_look_of(turn).wanted)
         outgoing = self._pending[call.id] = Outgoing(actor_type, turn, call)
         if after_pause:
             self._wait(outgoing)
@@ -229,9 +235,11 @@ class Forwarder:
             return
         if self._waiting:
             self._waiting.pop(call.id, None)
+        if type(call) is not Call:
+            if not self._fit(outgoing, link):
+                return
+            call = outgoing.call
         outgoing.link = link
-        if type(call) is Borrow:
-            turn.link = link  # type: ignore[attr-defined]
         call.left_s = turn.deadline_s - self._clock.monotonic_s()
         call.map_version = self._map.version
         try:
@@ -239,6 +247,20 @@ class Forwarder:
         except LimitError as error:
             self._forget(outgoing)
             self._give(turn, error)
+
+    def _fit(self, outgoing: Outgoing, link: Link) -> bool:
+        """See to what is not just a Call; False if it cannot go by this link."""
+        call = outgoing.call
+        if type(call) is Borrow:
+            outgoing.turn.link = link  # type: ignore[attr-defined]
+        elif type(call) is LookingCall and link.version < LOOKING_VERSION:
+            if call.wanted is not None:  # an owner of before would run it on any state
+                self._wait(outgoing)
+                return False
+            values = msgspec.structs.asdict(call)
+            del values["wanted"]
+            outgoing.call = Call(**values)
+        return True
 
     def _end_if_cut_off(self, outgoing: Outgoing) -> None:
         if self.is_owner_cut_off(outgoing.call.key):
@@ -298,7 +320,7 @@ class Forwarder:
     # -- answers ---------------------------------------------------------------------------------
 
     def received(self, frame: Frame) -> None:
-        """Take an Answer, Failed or NotMine."""
+        """Take an Answer, TaggedAnswer, Failed or NotMine."""
         number = frame.id  # type: ignore[union-attr]
         outgoing = self._pending.get(number)
         if outgoing is None:
@@ -320,6 +342,11 @@ class Forwarder:
             if frame.map_version > self._map.version:
                 self._on_behind(frame.map_version)
             self._wait(outgoing)
+        elif type(frame) is TaggedAnswer:
+            del self._pending[number]
+            outgoing.turn.replayed = frame.replayed
+            _look_of(outgoing.turn).hear(frame.state)
+            self._give(outgoing.turn, frame.body)
 
     def _give(self, turn: Turn, answer: bytes | Exception) -> None:
         try:
@@ -498,6 +525,11 @@ class Forwarder:
                 frame.trails.append(trails)
         for link, frame in by_link.items():
             link.send(frame)
+
+
+def _look_of(turn: Turn) -> Look:
+    """Of one that asks first: no delivery comes here."""
+    return turn.look  # type: ignore[attr-defined, no-any-return]
 
 
 def _cut_off(outgoing: Outgoing) -> Exception:

@@ -105,7 +105,7 @@ class _Line:
 class MessageTurn(Turn, kw_only=True):
     """A turn that delivers a message."""
 
-    is_delivery = True
+    is_delivery = asks_first = True
     cause, span_kind = "message", "CONSUMER"
 
     outbox: "Outbox"

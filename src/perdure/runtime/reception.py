@@ -14,6 +14,7 @@ after the second, is told by `_seen_again` and dropped: nobody listens at its li
 
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from perdure.actor.answers import Origin, answer_among
 from perdure.actor.host import Watcher
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import Caller
+from perdure.actor.state_tags import Look
 from perdure.actor.turn import Turn
 from perdure.base.codec import decoder
 from perdure.base.errors import (
@@ -44,10 +46,12 @@ from perdure.cluster.frames import (
     Changed,
     Close,
     Lock,
+    LookingCall,
     NotMine,
     Open,
     Posted,
     Returned,
+    TaggedAnswer,
     Watch,
 )
 from perdure.cluster.link import Link
@@ -88,6 +92,29 @@ class RemoteTurn(Turn, kw_only=True):
         """It was not begun, and its actor is another's now."""
         self.reception.ended(self)
         self.link.send(NotMine(self.id, map_version))
+
+
+class LookingRemoteTurn(RemoteTurn, kw_only=True):
+    """One that looks at the state it begins on."""
+
+    asks_first = True
+
+    look: Look
+
+    def begin(self) -> bool:
+        return self.look.begin(self)
+
+    @property
+    def holds_alone(self) -> bool:
+        return self.look.wanted is not None or super().holds_alone
+
+    def succeed(self, body: bytes) -> None:
+        self.reception.ended(self)
+        tag = self.look.tag(self) if self.method.read and not self.replayed else ""
+        try:
+            self.link.send(TaggedAnswer(self.id, body, self.replayed, tag))
+        except LimitError as error:
+            self.link.send(failed(self.id, error))
 
 
 class Host(Carrier, Protocol):
@@ -143,6 +170,7 @@ class Reception:
         self.blocks = Blocks(host, self._types, self.method)
         self.takers: dict[type, Callable[[Link, Any], None]] = {  # by the kind of their frame
             Call: self.call,
+            LookingCall: self.looking_call,
             Ask: self.ask,
             Watch: self.watch,
             Posted: self.posted,
@@ -159,7 +187,13 @@ class Reception:
 
     # -- calls -----------------------------------------------------------------------------------
 
-    def call(self, link: Link, call: Call) -> None:
+    def looking_call(self, link: Link, call: LookingCall) -> None:
+        """Take one call that looks at the state of its actor."""
+        self.call(link, call, partial(LookingRemoteTurn, look=Look(call.wanted)))
+
+    def call(
+        self, link: Link, call: Call, make_turn: Callable[..., RemoteTurn] = RemoteTurn
+    ) -> None:
         """Take one call."""
         if call.block:
             self.blocks.call(link, call)
@@ -170,7 +204,7 @@ class Reception:
         assert link.peer is not None
         origin = (link.peer.process, call.id)
         try:
-            turn = self._turn(link, call, origin)
+            turn = self._turn(link, call, origin, make_turn)
         except (PerdureError, msgspec.MsgspecError) as error:
             link.send(failed(call.id, error))
             return
@@ -186,12 +220,14 @@ class Reception:
         else:
             host.submit(method.actor_type, call.key, turn)
 
-    def _turn(self, link: Link, call: Call, origin: Origin) -> RemoteTurn:
+    def _turn(
+        self, link: Link, call: Call, origin: Origin, make_turn: Callable[..., RemoteTurn]
+    ) -> RemoteTurn:
         method = self.method(call.actor_type, call.method)
         if call.chain and (call.actor_type, call.key) in call.chain:
             way = " → ".join(f"{name}({key!r})" for name, key in [*call.chain, call.chain[0]])
             raise CycleError(f"this call would wait for itself: {way}")
-        return RemoteTurn(
+        return make_turn(
             method,
             method.arguments_from_json(call.arguments),
             deadline_s=self._host.now_s() + call.left_s,

@@ -44,7 +44,7 @@ _Entry = tuple[int, int, Timer, int]  # when to fire, a tie-breaker, the timer, 
 class TimerTurn(Turn, kw_only=True):
     """A turn that a timer makes."""
 
-    is_delivery = True
+    is_delivery = asks_first = True
     cause = "timer"
 
     scheduler: "Scheduler"

@@ -28,8 +28,10 @@ from perdure.cluster.frames import (
     Changed,
     Failed,
     Frame,
+    LookingCall,
     Map,
     NotMine,
+    TaggedAnswer,
 )
 from perdure.cluster.handshake import Identity
 from perdure.cluster.link import Link
@@ -152,9 +154,11 @@ class Station:
                 self.take_map(shard_map.from_frame(frame), tell=False)  # type: ignore[arg-type]
         elif kind is Changed:
             self.watches.changed(frame)  # type: ignore[arg-type]
+        elif kind is TaggedAnswer:
+            self.forwarder.received(frame)
         elif self.reception is not None:
             self.reception.takers[kind](link, frame)
-        elif kind is Call or kind is Borrow:
+        elif kind is Call or kind is LookingCall or kind is Borrow:
             link.send(NotMine(frame.id, self.map.version))  # type: ignore[union-attr]
 
     def closed(self, link: Link, _error: Exception | None) -> None:

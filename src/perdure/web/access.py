@@ -2,7 +2,7 @@
 
 Cross-site protection: browsers send `Sec-Fetch-Site` or `Origin` with every POST of a foreign page.
 Such a request is refused, since a cookie, or the mere reach of a loopback address, is no
-proof that the user meant it.
+proof that the user meant it. Unless `cors` lets that page in.
 """
 
 import inspect
@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 
 from perdure.actor.model import Caller
 from perdure.base.errors import BodyTooLargeError, ForbiddenError, NotSignedInError
+from perdure.web.cors import is_admitted
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -55,6 +56,8 @@ def check_body(exchange: "Exchange", body_bytes_max: int | None) -> None:
 
 def refuse_cross_site(exchange: "Exchange") -> None:
     """Raise ForbiddenError if a page of another site made the browser send this."""
+    if is_admitted(exchange):
+        return
     site, origin = exchange.header(b"sec-fetch-site"), exchange.header(b"origin")
     if site in {b"cross-site", b"same-site"} or (
         origin is not None and origin.partition(b"://")[2] != exchange.header(b"host")

@@ -7,14 +7,15 @@ it is one call without a task, unless the app has to ask somebody who the caller
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import msgspec
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import Caller
+from perdure.actor.state_tags import Look
 from perdure.actor.turn import Turn
 from perdure.base.errors import (
     BadArgumentsError,
@@ -29,11 +30,13 @@ from perdure.runtime.gateway import Gateway
 from perdure.runtime.live import Subscription
 from perdure.runtime.node import Node
 from perdure.web.access import Identify, caller_of, check_access, check_body, refuse_cross_site
-from perdure.web.entity_tags import TAGGED_BYTES_MIN, reply_tagged
+from perdure.web.entity_tags import reply_tagged, wanted_states
 from perdure.web.live_wire import split_query
 from perdure.web.metrics import CallMeter
+from perdure.web.page_links import link_next
 from perdure.web.queries import values_of
 from perdure.web.rate_limits import RatesOfRoutes
+from perdure.web.versions import lines_of, segments_of
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -56,8 +59,6 @@ class HttpTurn(Turn, kw_only=True):
         self.meter.note(self.node.now_s() - self.deadline_s)
         if self.replayed:
             self.exchange.reply(200, body, extra=_REPLAYED)
-        elif len(body) >= TAGGED_BYTES_MIN and self.exchange.method != b"POST":
-            reply_tagged(self.exchange, body)
         else:
             self.exchange.reply(200, body)
 
@@ -71,6 +72,33 @@ class HttpTurn(Turn, kw_only=True):
         self.exchange.reply_problem(error)
 
 
+class LookingHttpTurn(HttpTurn, kw_only=True):
+    """A GET, or what came with If-Match: it looks at the state that it begins on."""
+
+    asks_first = True
+
+    look: Look = None  # type: ignore[assignment]  # set as soon as it is made
+
+    def __post_init__(self) -> None:
+        self.look = Look(wanted_states(self.exchange))
+
+    def begin(self) -> bool:
+        return self.look.begin(self)
+
+    @property
+    def holds_alone(self) -> bool:
+        return self.look.wanted is not None or super().holds_alone
+
+    def succeed(self, body: bytes) -> None:
+        if self.replayed or self.exchange.method == b"POST":
+            super().succeed(body)
+        else:
+            self.meter.note(self.node.now_s() - self.deadline_s)
+            if self.method.is_paged:
+                link_next(self.exchange, body)
+            reply_tagged(self.exchange, body, self.look.tag(self))
+
+
 class ActorRoutes:
     """The exposed methods of an app, as an endpoint of the web server."""
 
@@ -80,19 +108,29 @@ class ActorRoutes:
         node: Node | Gateway,
         identify: Identify | None,
         rates: RatesOfRoutes,
+        versions: int,
     ) -> None:
         self._node = node
         self._identify = identify
         self._default_access = "signed_in" if identify else "anyone"
-        self._types = {_segment(actor_type.route_name): actor_type for actor_type in actor_types}
-        self._exposed = {
-            route_name: {
-                _segment(name): method
-                for name, method in actor_type.methods.items()
-                if method.options.exposed
-            }
-            for route_name, actor_type in self._types.items()
+        self._types: dict[bytes, ActorType] = {}
+        self._exposed: dict[bytes, dict[bytes, Method]] = {}
+        self._segments = frozenset(segment.encode() for segment in segments_of(versions))
+        for actor_type in actor_types:
+            name = _segment(actor_type.route_name)
+            self._add(name, actor_type, 1)
+            for version, segment in enumerate(segments_of(versions), start=1):
+                self._add(b"%b/%b" % (segment.encode(), name), actor_type, version)
+        if self._segments:  # else no request pays for it
+            self.match = self._match_versioned  # type: ignore[method-assign]
+        self._dated = {
+            (path, name): lines
+            for path, exposed in self._exposed.items()
+            for name, method in exposed.items()
+            if (lines := lines_of(method.lifetime))
         }
+        if self._dated:
+            self.handle = self._handle_dated  # type: ignore[method-assign]
         self._rates = {
             method: found
             for method in self._methods()
@@ -109,13 +147,16 @@ class ActorRoutes:
             for method in exposed.values()
         }
 
-    def _methods(self) -> Iterator[Method]:
-        """All that can be called or watched."""
-        for exposed in self._exposed.values():
-            yield from exposed.values()
-        for actor_type in self._types.values():
-            if actor_type.live_fields is not None:
-                yield actor_type.live_fields
+    def _add(self, path: bytes, actor_type: ActorType, version: int) -> None:
+        self._types[path] = actor_type
+        exposed = actor_type.exposed_in(version)
+        self._exposed[path] = {_segment(name): method for name, method in exposed.items()}
+
+    def _methods(self) -> Iterable[Method]:
+        """All that can be called or watched, each once, in however many versions it is."""
+        exposed = [method for methods in self._exposed.values() for method in methods.values()]
+        fields = [one.live_fields for one in self._types.values() if one.live_fields is not None]
+        return dict.fromkeys([*exposed, *fields])
 
     def _is_for_all(self, method: Method) -> bool:
         """True if everybody may call it, and nobody asks who that is."""
@@ -136,13 +177,33 @@ class ActorRoutes:
             return [*parts[:3], parts[3] + b"/live"]
         return None
 
+    def _match_versioned(self, _method: bytes, path: bytes) -> list[bytes] | None:
+        """The same behind a version: the class's part of the path is then `v2/cart`, a name that
+        the tables have and no part of a path can be."""
+        _, _, behind = path.partition(b"/")
+        segment, _, rest = behind.partition(b"/")
+        if segment not in self._segments:
+            return ActorRoutes.match(self, _method, path)
+        parts = ActorRoutes.match(self, _method, b"/" + rest)
+        return None if parts is None else [b"", b"%b/%b" % (segment, parts[1]), *parts[2:]]
+
+    def _handle_dated(self, parts: object, exchange: "Exchange") -> None:
+        """The same, and the answer tells of the end of what is asked."""
+        _, class_name, _, name = cast("list[bytes]", parts)
+        lines = self._dated.get((class_name, name.removesuffix(b"/live")))
+        if lines is not None:
+            exchange.lines += lines
+            exchange.is_plain = False
+        ActorRoutes.handle(self, parts, exchange)
+
     def template(self, parts: list[bytes]) -> str | None:
         """The path with `{key}` for the key; None if there is nothing of that name."""
         _, class_name, _, name = parts
         method = self._exposed[class_name].get(name) or self.live_method(parts)
         if method is None:
             return None
-        return f"/{method.actor_type.route_name}/{{key}}/{name.decode()}"
+        version, slash, _ = class_name.decode().rpartition("/")
+        return f"/{version}{slash}{method.actor_type.route_name}/{{key}}/{name.decode()}"
 
     def handle(self, parts: object, exchange: "Exchange") -> None:
         """Answer one request, now or when its turn is committed."""
@@ -209,7 +270,10 @@ class ActorRoutes:
         if options.timeout_s is not None:
             # for one that waits behind others: the mailbox looks at deadlines when their turn comes
             exchange.expires_s = time.monotonic() + timeout_s
-        turn = HttpTurn(
+        make_turn = HttpTurn
+        if exchange.method != b"POST" or b"if-match" in exchange.fields:
+            make_turn = LookingHttpTurn
+        turn = make_turn(
             method,
             self._arguments(method, exchange),
             deadline_s=self._node.now_s() + timeout_s,

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from perdure.actor.methods import ActorType, actor_type_of
 from perdure.actor.model import Actor, anyone, signed_in
 from perdure.actor.rate import Rate, RateOrRates, rates_of
+from perdure.actor.versions import newest_of
 from perdure.base.clock import Clock
 from perdure.base.errors import (
     DefinitionError,
@@ -43,6 +44,7 @@ from perdure.web.access import Identify
 from perdure.web.actor_route import ActorRoutes
 from perdure.web.asgi_exchange import AsgiExchange, answer_asgi, follow_scope, path_of
 from perdure.web.compression import Compressing
+from perdure.web.cors import Cors, CrossOrigin
 from perdure.web.docs_page import OPENAPI, PAGE, DocsPages
 from perdure.web.function_route import FunctionRoutes
 from perdure.web.functions import Functions, Match, Registration
@@ -55,6 +57,7 @@ from perdure.web.process_families import LoopLag, process_families
 from perdure.web.rate_limits import RatesOfRoutes
 from perdure.web.shared import Subscribe
 from perdure.web.sites import site_of
+from perdure.web.versions import refuse_segments
 
 if TYPE_CHECKING:
     from perdure.web.exchange import Exchange
@@ -84,6 +87,7 @@ class App(Registration):
         limits: the bounds of this process.
         docs: whether `/-/docs` and `/-/openapi.json` are there; a `Docs` says more. By default
             while there is no `identify`, or for who asks this machine from itself.
+        cors: which pages of other origins may call what is exposed: a `Cors`. By default none.
         outlets: where `self.outbox.send(name, …)` goes: async functions that take a `Delivery`.
         rate: how often all that is exposed here may be asked, in sum: a `Rate`, or several.
         trace_keys: whether traces, where they are made, name the keys of actors and the paths of
@@ -92,6 +96,8 @@ class App(Registration):
 
     Raises DefinitionError when a class cannot work as an actor.
     """
+
+    _cross_origin: CrossOrigin | None = None
 
     def __init__(
         self,
@@ -104,6 +110,7 @@ class App(Registration):
         limits: Limits | None = None,
         outlets: Mapping[str, Outlet] | None = None,
         docs: Docs | bool | None = None,
+        cors: Cors | None = None,
         rate: RateOrRates | None = None,
         trace_keys: bool = False,
         clock: Clock | None = None,
@@ -115,7 +122,13 @@ class App(Registration):
             has_identify=identify is not None,
         )
         self.identify = identify
-        self._docs = DocsPages(docs, identify, self.operations)
+        self._docs = DocsPages(docs, identify, self.operations, lambda: self.versions)
+        self.cors = cors
+        if cors is not None:  # else requests do not even pass by it
+            self._cross_origin = CrossOrigin(cors)
+            self.handle = partial(  # type: ignore[method-assign]
+                self._cross_origin.handle, self.handle, _methods_for_others
+            )
         self.mount = mount
         names = [actor_type.route_name for actor_type in self.actor_types]
         self.compress = compress
@@ -158,14 +171,16 @@ class App(Registration):
         async with self._starting:
             if self._node is not None:
                 return
-            self.functions.closed = True
+            self.check()
+            versions = self.versions
+            self.functions.close(versions)
             with ExitStack() as self._on_end:
                 self._on_end.enter_context(traced(self.actor_types, with_keys=self._trace_keys))
                 node = self._make_node(_stores(store or self._store), on_broken, place or Place())
                 limiter = Rates(node)
                 self._rates = rates = RatesOfRoutes(self._rate, limiter)
                 functions = FunctionRoutes(self.functions, node, self.identify, rates)
-                routes = ActorRoutes(self.actor_types, node, self.identify, rates)
+                routes = ActorRoutes(self.actor_types, node, self.identify, rates, versions)
                 await node.start()
                 self._on_end = self._on_end.pop_all()
             self._node, self._routes, self._function_routes = node, routes, functions
@@ -263,6 +278,30 @@ class App(Registration):
         """What its documentation calls it."""
         return self._docs.about.title
 
+    @property
+    def versions(self) -> int:
+        """How many versions its API has: the newest that something in it speaks of."""
+        methods = [one for kind in self.actor_types for one in kind.methods.values()]
+        lifetimes = [method.lifetime for method in methods]
+        return newest_of([*lifetimes, *(function.lifetime for function in self.functions)])
+
+    def check(self) -> None:
+        """Raise DefinitionError for what shows only once all functions are registered."""
+        taken = [(kind.actor_class.__name__, kind.route_name) for kind in self.actor_types]
+        taken += [(str(one), str(one.pattern).split("/")[1]) for one in self.functions]
+        refuse_segments(self.versions, taken)
+        self.functions.table_of(self.versions)
+
+    def operations(self, version: int = 1) -> list[Operation]:
+        """All that can be asked over HTTP, of actors and functions; not of the mounted app.
+
+        Args:
+            version: of the API. The first one is told by the paths without a version.
+        """
+        access = signed_in if self.identify else anyone
+        found = operations_of(self.actor_types, self.functions, access, version)
+        return [replace(one, is_limited=True) for one in found] if self._rate else found
+
     async def spend(self, rate: Rate, subject: str) -> None:
         """Count something for a subject under a rate with a name, as routes count requests.
 
@@ -278,12 +317,6 @@ class App(Registration):
         if self._rates is None or self._node is None:
             raise NotRunningError("an App counts only while it runs")
         await self._rates.spend(rate, subject)
-
-    def operations(self) -> list[Operation]:
-        """All that can be asked over HTTP, of actors and functions; not of the mounted app."""
-        access = signed_in if self.identify else anyone
-        found = operations_of(self.actor_types, self.functions, access)
-        return [replace(one, is_limited=True) for one in found] if self._rate else found
 
     # -- as the web server's endpoint ------------------------------------------------------------
 
@@ -330,7 +363,8 @@ class App(Registration):
         routes = self._routes
         if routes is None or not isinstance(route, list) or routes.live_method(route) is None:
             return None
-        return partial(routes.subscribe, route)
+        subscribe = partial(routes.subscribe, route)
+        return self._cross_origin.admitting(subscribe) if self._cross_origin else subscribe
 
     # -- as an ASGI application ------------------------------------------------------------------
 
@@ -401,6 +435,15 @@ class _Nothing:
 
     def handle(self, _route: object, exchange: "Exchange") -> None:
         exchange.reply_problem(NotFoundError("nothing is at this path"))
+
+
+def _methods_for_others(route: object) -> str:
+    """Which HTTP methods a page of another origin may use, if `cors` lets it in."""
+    if isinstance(route, Match):
+        return route.path.allowed()
+    if isinstance(route, list):
+        return "GET, HEAD, POST"
+    return "GET, HEAD" if route == _SCRIPT else ""
 
 
 def _stores(given: str | Store | Sequence[str]) -> Sequence[str | Store]:

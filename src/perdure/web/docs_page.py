@@ -7,17 +7,18 @@ that it passes on.
 
 Invariants:
 - The page loads nothing from elsewhere, and its policy forbids it: it works without a network.
-- The document is made once, when it is first asked for; the routes cannot change after the start.
+- The document of a version is made once, when it is first asked for; the routes cannot change after
+  the start.
 """
 
 import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from importlib.resources import files
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from perdure.base.codec import encode
 from perdure.base.errors import NotFoundError
@@ -42,11 +43,14 @@ class DocsPages:
         self,
         docs: Docs | bool | None,
         identify: Identify | None,
-        operations: Callable[[], Sequence[Operation]],
+        operations: Callable[[int], Sequence[Operation]],
+        versions: Callable[[], int],
     ) -> None:
         self._docs = docs
         self._identify = identify
         self._operations = operations
+        self._versions = versions
+        self._documents: dict[int, bytes] = {}
 
     def answer(self, path: bytes, exchange: "Exchange") -> None:
         """Reply with the page, or as if it were not there."""
@@ -54,22 +58,41 @@ class DocsPages:
             exchange.reply_problem(NotFoundError("nothing is at this path"))
         elif path == PAGE:
             exchange.reply(200, _BODY, b"text/html; charset=utf-8", _PAGE_LINES)
+        elif (document := self._document(_version_in(exchange))) is None:
+            exchange.reply_problem(NotFoundError("there is no such version of this API"))
         else:
-            exchange.reply(200, self._document, b"application/json", _NOT_CACHED)
+            exchange.reply(200, document, b"application/json", _NOT_CACHED)
 
     @property
     def about(self) -> Docs:
         """What is said of the App as a whole."""
         return self._docs if isinstance(self._docs, Docs) else Docs()
 
-    @cached_property
-    def _document(self) -> bytes:
-        return encode(openapi_of(self._operations(), self.about, self._identify))
+    def _document(self, version: int) -> bytes | None:
+        if version not in self._documents:
+            versions = self._versions()
+            if not 1 <= version <= versions:
+                return None
+            found = openapi_of(self._operations(version), self.about, self._identify)
+            if versions > 1:
+                found["info"] |= _told(version, versions)
+            self._documents[version] = encode(found)
+        return self._documents[version]
 
     def _is_shown_to(self, exchange: "Exchange") -> bool:
         if self._docs is None:
             return self._identify is None or _is_local(exchange)
         return self._docs is not False
+
+
+def _version_in(exchange: "Exchange") -> int:
+    """Which version is asked for in the query; 0: none that could be."""
+    asked = dict(parse_qsl(exchange.query.decode("latin-1"))).get("version", "1")
+    return int(asked) if re.fullmatch("[1-9][0-9]{0,2}", asked) else 0
+
+
+def _told(version: int, versions: int) -> dict[str, object]:
+    return {"x-api-version": version, "x-api-versions": list(range(1, versions + 1))}
 
 
 def _is_local(exchange: "Exchange") -> bool:

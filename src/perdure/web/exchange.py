@@ -90,14 +90,13 @@ class Exchange(msgspec.Struct, eq=False):
         if (
             status == 200
             and self.is_plain
-            and not extra
             and content_type == JSON
             and not dates.closing
             and len(body) <= dates.plain_bytes_max
         ):
             head = dates.json_ok
             dates.plain_replies += 1
-            connection.answer(self, b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            connection.answer(self, b"%b%d\r\n%b\r\n%b" % (head, len(body), extra, body))
         else:
             connection.replies[status // 100] += 1
             connection.answer(self, self._rendered(status, body, content_type, extra))

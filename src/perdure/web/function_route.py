@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.actor.model import Caller
 from perdure.base.codec import encode
 from perdure.base.errors import (
+    BadArgumentsError,
     DeadlineError,
     MethodNotAllowedError,
     OverloadedError,
@@ -26,6 +27,7 @@ from perdure.runtime.node import Node
 from perdure.web.access import Identify, caller_of, check_access, check_body, refuse_cross_site
 from perdure.web.entity_tags import reply_tagged
 from perdure.web.functions import Function, Functions, Match
+from perdure.web.page_links import link_next
 from perdure.web.queries import values_of
 from perdure.web.rate_limits import RatesOfRoutes
 
@@ -59,6 +61,13 @@ class FunctionRoutes:
         """Answer one request when its function has ended."""
         try:
             function = _function_for(match, exchange)
+            if function.dated_lines:
+                exchange.lines += function.dated_lines
+                exchange.is_plain = False
+            if b"if-match" in exchange.fields:
+                raise BadArgumentsError(
+                    "a plain function has no state for If-Match; an actor's method has", "If-Match"
+                )
             if function.method != b"GET":
                 refuse_cross_site(exchange)
             if self._running >= self._node.limits.functions_running_max:
@@ -79,6 +88,8 @@ class FunctionRoutes:
                 result = await self._call(function, match, exchange)
             body = _encoded(function, result)
             if function.method == b"GET":
+                if function.is_paged:
+                    link_next(exchange, body)
                 reply_tagged(exchange, body)
             else:
                 exchange.reply(200, body)
@@ -121,7 +132,9 @@ def _function_for(match: Match, exchange: "Exchange") -> Function:
 
 
 def _rate_name(function: Function) -> str:
-    return f"{function.method.decode()} {function.pattern}"
+    version = function.lifetime.version
+    prefix = f"/v{version}" if version > 1 else ""  # two versions of a path may have two rates
+    return f"{function.method.decode()} {prefix}{function.pattern}"
 
 
 def _encoded(function: Function, result: Any) -> bytes:

@@ -9,12 +9,13 @@ deadline, so neither the number of threads nor the time of a call would have a b
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol, TypedDict, TypeVar, Union, Unpack
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Protocol, TypeVar, Union, Unpack
 
 import msgspec
 
 from perdure.actor.model import AccessRule, Caller, MethodOptions, check_bounds
+from perdure.actor.pages import is_paged
 from perdure.actor.rate import RateOrRates, rates_of
 from perdure.actor.signature import (
     NO_FIT,
@@ -23,14 +24,16 @@ from perdure.actor.signature import (
     compile_signature,
     type_hints,
 )
+from perdure.actor.versions import Lifetime, Versioned, spoken_in
 from perdure.base.codec import decoder
 from perdure.base.errors import DefinitionError, NotSignedInError
 from perdure.web.path_patterns import PathPattern
+from perdure.web.versions import lines_of, segments_of
 
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
 
 
-class Rules(TypedDict, total=False):
+class Rules(Versioned, total=False):
     """What a decorator may say beside the path; see `Registration`."""
 
     access: AccessRule | None
@@ -64,6 +67,8 @@ class Function(TakesArguments):
         self.method = method
         self.function = function
         self.options = options
+        self.lifetime = options.lifetime
+        self.dated_lines = lines_of(options.lifetime)
         self.pattern = PathPattern(self.label, path)
         self.has_body = method in _WITH_BODY
         parameters = inspect.signature(function).parameters
@@ -80,6 +85,7 @@ class Function(TakesArguments):
         ]
         self.path_type, self.result_type = compile_signature(self.label, function, in_path)
         self.arguments_type, _ = compile_signature(self.label, function, rest)
+        self.is_paged = is_paged(self.result_type, self.arguments_type)
         try:
             self.decode_arguments = decoder(self.arguments_type).decode
         except (TypeError, NameError) as error:
@@ -135,19 +141,22 @@ class Functions:
     def __init__(self, actor_names: Collection[str], *, has_identify: bool) -> None:
         self._actor_names = frozenset(actor_names)
         self._has_identify = has_identify
-        self._by_shape: dict[tuple[int, bytes], list[Path]] = {}
+        self._added: dict[int, PathTable] = {}  # by the version that begins with them
+        self._served = PathTable()
         self.closed = False
 
     def __iter__(self) -> Iterator[Function]:
-        for paths in self._by_shape.values():
-            for path in paths:
-                yield from path.functions.values()
+        for table in self._added.values():
+            yield from table
 
     def add(self, method: bytes, path: str, rules: Rules) -> Decorator:
         """A decorator that registers a function; raises DefinitionError, at once or then."""
         if self.closed:
             raise DefinitionError(f"{path}: functions are registered before the App starts")
-        options = MethodOptions(exposed=True, **rules)
+        said: dict[str, Any] = dict(rules)
+        names = Lifetime.__struct_fields__
+        lifetime = Lifetime(**{name: said.pop(name) for name in names if name in said})
+        options = MethodOptions(exposed=True, lifetime=lifetime, **said)
         check_bounds(options.timeout_s, options.body_bytes_max)
         rates_of(options.rate)
 
@@ -158,10 +167,51 @@ class Functions:
                     f"{compiled} takes a Caller, but the App has no `identify` to tell who calls"
                 )
             compiled.pattern.refuse_clash(compiled.label, self._actor_names)
-            self._path(compiled.pattern).add(compiled)
+            self._added.setdefault(lifetime.version, PathTable()).add(compiled, compiled.pattern)
             return function
 
         return register
+
+    def close(self, versions: int) -> None:
+        """Take no more of them, and serve those that there are; raises DefinitionError."""
+        self.closed = True
+        self._served = self.table_of(versions)
+
+    def table_of(self, versions: int) -> "PathTable":
+        """All of so many versions by their paths; raises DefinitionError if some do not go
+        together."""
+        table = PathTable()
+        for function in spoken_functions(self, 1):
+            table.add(function, function.pattern)
+        for version, segment in enumerate(segments_of(versions), start=1):
+            for function in spoken_functions(self, version):
+                table.add(function, function.pattern.under(segment))
+        return table
+
+    def match(self, raw_path: bytes) -> "Match | None":
+        """The functions at this path, and what stands for the parameters in it."""
+        return self._served.match(raw_path)
+
+
+def spoken_functions(functions: Iterable[Function], version: int) -> list[Function]:
+    """Those that this version of the API has."""
+    named: dict[Any, list[Function]] = {}
+    for function in functions:
+        named.setdefault((function.pattern.parts, function.method), []).append(function)
+    found = (spoken_in(version, implementations) for implementations in named.values())
+    return [one for one in found if one is not None]
+
+
+class PathTable:
+    """Functions by their paths."""
+
+    def __init__(self) -> None:
+        self._by_shape: dict[tuple[int, bytes], list[Path]] = {}
+
+    def __iter__(self) -> Iterator[Function]:
+        for paths in self._by_shape.values():
+            for path in paths:
+                yield from path.functions.values()
 
     def match(self, raw_path: bytes) -> "Match | None":
         """The functions at this path, and what stands for the parameters in it."""
@@ -171,10 +221,14 @@ class Functions:
                 return Match(path, values)
         return None
 
+    def add(self, function: Function, pattern: PathPattern) -> None:
+        """Put a function at a path; raises DefinitionError if it does not go with others there."""
+        self._path(pattern).add(function)
+
     def _path(self, pattern: PathPattern) -> "Path":
         paths = self._by_shape.setdefault(pattern.shape, [])
         for path in paths:
-            if path.pattern.matches_same_as(pattern):
+            if path.pattern.parts == pattern.parts:
                 return path
         made = Path(pattern)
         paths.append(made)
@@ -228,7 +282,7 @@ class Registration:
         access: `anyone`, `signed_in`, `owner` (the path has `{key}`, which is the caller's id), or
             a function `(caller, key) -> bool`, which may be async and gets "" for a path without
             `{key}`. By default `signed_in` where the App has `identify`, else `anyone`.
-        timeout_s, body_bytes_max, rate: as with `expose`.
+        timeout_s, body_bytes_max, rate, version, until, deprecated, sunset: as with `expose`.
 
     Raises DefinitionError.
     """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from perdure.actor.versions import Lifetime
 from perdure.web.openapi_formats import as_text
 from perdure.web.openapi_problems import RATE_HEADERS, problem_components, problem_responses
 from perdure.web.openapi_schemas import Schemas
@@ -41,6 +42,27 @@ _IDEMPOTENCY_KEY = {
     "and gets the first answer.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag of an earlier GET of the same actor: the call is made only if the "
+    "state is still that which the answer was made from. `*`: if it was ever written.",
+    "schema": {
+        "type": "string",
+        "pattern": r'^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$',
+    },
+}
+_ETAG = {
+    "description": "For If-None-Match, and for If-Match where it was made from a state.",
+    "schema": {"type": "string"},
+}
+_LINK = {
+    "description": 'With `rel="next"`: the next page, if there is one.',
+    "schema": {"type": "string"},
+}
+_DEPRECATION = {"description": "Since when (RFC 9745).", "schema": {"type": "string"}}
+_SUNSET = {"description": "From when on it may be gone (RFC 8594).", "schema": {"type": "string"}}
 _REPLAYED = {
     "description": "`true` if this is the answer to an earlier call with this Idempotency-Key.",
     "schema": {"type": "string", "enum": ["true"]},
@@ -76,7 +98,7 @@ def openapi_of(
         info["description"] = docs.description
     components: dict[str, Any] = {
         **problem_components(),
-        "parameters": {"Idempotency-Key": _IDEMPOTENCY_KEY},
+        "parameters": {"Idempotency-Key": _IDEMPOTENCY_KEY, "If-Match": _IF_MATCH},
     }
     components["schemas"] = schemas.components | components["schemas"]
     if identify is not None:
@@ -109,6 +131,9 @@ class _Writer:
         }
         if description:
             written["description"] = description
+        if operation.lifetime.deprecated is not None:
+            written["deprecated"] = True
+            written["x-deprecated"] = _end_of(operation.lifetime)
         if parameters := self._parameters():
             written["parameters"] = parameters
         if operation.in_body and operation.arguments_type.__struct_fields__:
@@ -130,6 +155,8 @@ class _Writer:
             parameters[0]["schema"] = _KEY
         if operation.is_idempotent:
             parameters.append({"$ref": "#/components/parameters/Idempotency-Key"})
+        if operation.takes_if_match:
+            parameters.append({"$ref": "#/components/parameters/If-Match"})
         if not operation.in_body:
             required = self._schemas.of(operation.arguments_type).get("required", [])
             parameters += [
@@ -156,26 +183,45 @@ class _Writer:
         }
 
     def _success(self) -> dict[str, Any]:
+        response: dict[str, Any]
         if self._operation.is_live:
-            stream = {"schema": {"type": "string"}}
-            return self._with_headers(
-                {
-                    "description": "Server-Sent Events: `snapshot`, then `patch` (RFC 7396).",
-                    "content": {"text/event-stream": stream},
-                }
-            )
-        schema = self._schemas.of(self._operation.result_type)
-        response: dict[str, Any] = {
-            "description": "The result.",
-            "content": {"application/json": {"schema": schema}},
-        }
-        return self._with_headers(response)
+            response = {
+                "description": "Server-Sent Events: `snapshot`, then `patch` (RFC 7396).",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            }
+        else:
+            schema = self._schemas.of(self._operation.result_type)
+            response = {
+                "description": "The result.",
+                "content": {"application/json": {"schema": schema}},
+            }
+        if headers := self._headers():
+            response["headers"] = headers
+        return response
 
-    def _with_headers(self, response: dict[str, Any]) -> dict[str, Any]:
-        headers = {"Idempotent-Replayed": _REPLAYED} if self._operation.is_idempotent else {}
-        if self._operation.is_limited:
-            headers |= RATE_HEADERS
-        return response | {"headers": headers} if headers else response
+    def _headers(self) -> dict[str, Any]:
+        headers: dict[str, Any] = {}
+        if self._operation.is_idempotent:
+            headers["Idempotent-Replayed"] = _REPLAYED
+        if self._operation.http_method == "GET" and not self._operation.is_live:
+            headers["ETag"] = _ETAG
+            if self._operation.is_paged:
+                headers["Link"] = _LINK
+        if self._operation.lifetime.deprecated is not None:
+            headers["Deprecation"] = _DEPRECATION
+        if self._operation.lifetime.sunset is not None:
+            headers["Sunset"] = _SUNSET
+        return headers | RATE_HEADERS if self._operation.is_limited else headers
+
+
+def _end_of(lifetime: Lifetime) -> str:
+    """For people, and in the headers for programs."""
+    parts = [f"Deprecated since {lifetime.deprecated}"]
+    if lifetime.sunset is not None:
+        parts.append(f"to be gone from {lifetime.sunset} on")
+    if lifetime.until is not None:
+        parts.append(f"not in version {lifetime.until}")
+    return ", ".join(parts) + "."
 
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:

@@ -18,7 +18,7 @@ from perdure.web.problems import TITLES, TYPE_PREFIX
 _PROBLEM = "perdure.Problem"
 _NEVER = frozenset(("definition", "wire", "handshake", "other-cluster"))
 _SERVER_KINDS = {400: ("bad-request",), 503: ("too-many-connections",)}
-_STATUSES = (400, 401, 403, 409, 413, 422, 429, 500, 503, 504)
+_STATUSES = (400, 401, 403, 409, 412, 413, 422, 429, 500, 503, 504)
 _RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer"}}
 RATE_HEADERS = {
     "RateLimit": {
@@ -82,6 +82,8 @@ def _common_statuses(operation: Operation) -> Iterator[int]:
         yield 401
     if operation.access != "anyone" or operation.http_method != "GET":
         yield 403
+    if operation.takes_if_match:
+        yield 412
     if operation.is_idempotent:
         yield from (409, 413)
     elif operation.in_body:

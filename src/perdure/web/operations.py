@@ -14,8 +14,10 @@ import msgspec
 
 from perdure.actor.methods import ActorType, Method
 from perdure.actor.model import AccessRule
+from perdure.actor.pages import is_paged
+from perdure.actor.versions import Lifetime
 from perdure.base.names import snake_case
-from perdure.web.functions import Function
+from perdure.web.functions import Function, spoken_functions
 
 
 class ActorPath(msgspec.Struct):
@@ -39,12 +41,23 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     in_body: bool  # its arguments are a JSON object; else query parameters
     method: Method | None = None  # of an actor; None: a plain function
     is_live: bool = False  # it is answered with events
+    lifetime: Lifetime = Lifetime()
     is_limited: bool = False  # it has a rate
 
     @property
     def is_idempotent(self) -> bool:
         """True if it may come with an Idempotency-Key that is honoured."""
         return self.method is not None and self.http_method == "POST"
+
+    @property
+    def takes_if_match(self) -> bool:
+        """True if it may come with an If-Match that is honoured."""
+        return self.method is not None and not self.is_live
+
+    @property
+    def is_paged(self) -> bool:
+        """True if its result is a Page that can be asked for the next one."""
+        return is_paged(self.result_type, self.arguments_type)
 
     @property
     def documentation(self) -> tuple[str, str]:
@@ -58,27 +71,34 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def operations_of(
-    actor_types: Iterable[ActorType], functions: Iterable[Function], default_access: AccessRule
+    actor_types: Iterable[ActorType],
+    functions: Iterable[Function],
+    default_access: AccessRule,
+    version: int = 1,
 ) -> list[Operation]:
-    """All that is exposed, in the order of the classes, then of the functions."""
+    """All that a version exposes, in the order of the classes, then of the functions; of the first
+    one by the paths without a version."""
     taken: set[str] = set()
     operations = []
-    actors = (one for kind in actor_types for one in _of_actor(kind, default_access))
-    for operation in [*actors, *(_of_function(one, default_access) for one in functions)]:
+    actors = (one for kind in actor_types for one in _of_actor(kind, default_access, version))
+    plain = (_of_function(one, default_access) for one in spoken_functions(functions, version))
+    prefix = f"/v{version}" if version > 1 else ""
+    for operation in [*actors, *plain]:
         operation_id = operation.operation_id
         if operation_id in taken:
             operation_id = f"{operation_id}_{operation.http_method.lower()}"
         while operation_id in taken:
             operation_id += "_"
         taken.add(operation_id)
-        operations.append(msgspec.structs.replace(operation, operation_id=operation_id))
+        path = prefix + operation.path
+        operations.append(msgspec.structs.replace(operation, operation_id=operation_id, path=path))
     return operations
 
 
-def _of_actor(actor_type: ActorType, default_access: AccessRule) -> Iterator[Operation]:
-    for name, method in actor_type.methods.items():
-        if not method.options.exposed:
-            continue
+def _of_actor(
+    actor_type: ActorType, default_access: AccessRule, version: int
+) -> Iterator[Operation]:
+    for name, method in actor_type.exposed_in(version).items():
         if method.read:
             yield _of_method(method, name, default_access, "GET")
         if method.options.live:
@@ -107,6 +127,7 @@ def _of_method(
         arguments_type=method.arguments_type,
         result_type=method.result_type,
         access=method.options.access or default_access,
+        lifetime=method.lifetime,
         in_body=http_method == "POST",
         method=method,
         is_live=is_live,
@@ -125,6 +146,7 @@ def _of_function(function: Function, default_access: AccessRule) -> Operation:
         arguments_type=function.arguments_type,
         result_type=function.result_type,
         access=function.options.access or default_access,
+        lifetime=function.lifetime,
         in_body=function.has_body,
         is_limited=function.options.rate is not None,
     )

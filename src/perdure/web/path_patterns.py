@@ -57,9 +57,14 @@ class PathPattern:
         """Sorts a pattern before those that it wins against."""
         return tuple(part is None for part in self._parts)
 
-    def matches_same_as(self, other: "PathPattern") -> bool:
-        """True if the two differ at most in the names of their parameters."""
-        return self._parts == other._parts
+    @property
+    def parts(self) -> tuple[bytes | None, ...]:
+        """The same for patterns that differ at most in the names of their parameters."""
+        return tuple(self._parts)
+
+    def under(self, segment: str) -> "PathPattern":
+        """The same pattern behind one more part."""
+        return PathPattern("", f"/{segment}{self.text}")
 
     def refuse_clash(self, label: str, actor_names: Collection[str]) -> None:
         """Raise DefinitionError if the route to one of these actors would take some path of it."""

@@ -35,6 +35,7 @@ TITLES: dict[int, str] = {
     403: "Forbidden",
     404: "Not found",
     409: "Conflict",
+    412: "The state has changed",
     413: "Too large",
     422: "The arguments do not fit",
     429: "Too many requests",

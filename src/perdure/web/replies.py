@@ -42,7 +42,7 @@ class DateLine:
     def __init__(self) -> None:
         self.closing = False
         self.plain_bytes_max = sys.maxsize  # a longer body is compressed
-        self.plain_replies = 0  # 200 with JSON and nothing else, as most are
+        self.plain_replies = 0  # 200 with JSON, as most are
         self.now_s = time.monotonic()
         self.refresh(time.time())
 

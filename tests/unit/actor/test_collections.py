@@ -9,12 +9,14 @@ import pytest
 from perdure import (
     Actor,
     App,
+    BadArgumentsError,
     InvalidKeyError,
     LimitError,
     Limits,
     Log,
     Map,
     NotRunningError,
+    Page,
     ReadOnlyError,
     StoreError,
     UnencodableError,
@@ -138,10 +140,10 @@ class Basket(Actor):
 
     @read
     async def page(
-        self, limit: int, after: str | None = None, descending: bool = False
-    ) -> list[str]:
-        page = await self.items.page(after=after, limit=limit, descending=descending)
-        return [key for key, _ in page]
+        self, limit: int, cursor: str | None = None, descending: bool = False
+    ) -> Page[str]:
+        page = await self.items.page(cursor=cursor, limit=limit, descending=descending)
+        return page.map(lambda entry: entry[0])
 
     @read
     async def put_in_a_read(self, key: str) -> None:
@@ -442,19 +444,23 @@ async def test_ranges_begin_with_their_start_and_end_before_their_end() -> None:
 async def test_pages_go_on_behind_the_last_key_in_both_directions() -> None:
     async with running(Basket):
         await Basket.at("a").put_many(list("abcde"))
-        assert await Basket.at("a").page(2) == ["a", "b"]
-        assert await Basket.at("a").page(2, "b") == ["c", "d"]
-        assert await Basket.at("a").page(2, "d") == ["e"]
-        assert await Basket.at("a").page(2, descending=True) == ["e", "d"]
-        assert await Basket.at("a").page(2, "d", descending=True) == ["c", "b"]
+        for descending, expected in ((False, ["ab", "cd", "e"]), (True, ["ed", "cb", "a"])):
+            cursor = None
+            for keys in expected:
+                page = await Basket.at("a").page(2, cursor, descending)
+                assert "".join(page) == keys
+                cursor = page.next
+            assert cursor is None
+        assert (await Basket.at("a").page(5)).next is None
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1_001])
 @async_test
 async def test_a_page_has_a_bounded_size(limit: int) -> None:
     async with running(Basket):
-        with pytest.raises(LimitError, match="1 to 1000"):
+        with pytest.raises(BadArgumentsError, match="1 to 1000") as refusal:
             await Basket.at("a").page(limit)
+        assert refusal.value.field == "limit"
 
 
 @async_test
@@ -509,7 +515,7 @@ async def test_keys_of_another_type_are_refused() -> None:
 async def test_texts_are_kept_as_they_are(key: str) -> None:
     async with running(Basket):
         await Basket.at("a").use_text_key(key)
-        assert await Basket.at("a").page(10) == [key]
+        assert list(await Basket.at("a").page(10)) == [key]
         assert await Basket.at("a").has(key)
 
 

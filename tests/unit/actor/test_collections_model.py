@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from perdure import Actor, App, DomainError, Log, Map, StoreError, interleave, read
 from perdure.actor import collections
+from perdure.actor.cursors import encode_cursor, fingerprint_of
+from perdure.actor.entries import entry_of_int
 from perdure.store.api import Store
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
@@ -88,9 +90,16 @@ class Subject(Actor):
     async def _page(
         self, start: int | None, end: int | None, after: int | None, limit: int, descending: bool
     ) -> list[Any]:
-        return await self.map.page(
-            start=start, end=end, after=after, limit=limit, descending=descending
+        span = (
+            "" if start is None else entry_of_int(start),
+            None if end is None else entry_of_int(end),
         )
+        fingerprint = fingerprint_of("subject", self.key, "map", span, descending)
+        cursor = None if after is None else encode_cursor(fingerprint, ((), entry_of_int(after)))
+        page = await self.map.page(
+            start=start, end=end, cursor=cursor, limit=limit, descending=descending
+        )
+        return page.items
 
     async def _items(self, start: int | None, end: int | None, descending: bool) -> list[Any]:
         items = self.map.items(start=start, end=end, descending=descending)

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 QUERY = """
-from collections.abc import Sequence
 from typing import Annotated, assert_type
 
 from perdure import Actor, Page, Row, Selection, indexed, unique
@@ -23,10 +22,11 @@ async def main() -> None:
     selection = Order.where(items__gt=1).order_by("-items").limit(5).after(None)
     assert_type(selection, Selection[Order])
     page = await selection
-    assert_type(page, Page[Order])
-    assert_type(page.cursor, str | None)
+    assert_type(page, Page[Row[Order]])
+    assert_type(page.next, str | None)
+    assert_type(page.map(lambda row: row.key), Page[str])
     assert_type(page[0], Row[Order])
-    assert_type(page[1:], Sequence[Row[Order]])
+    assert_type(page[1:], list[Row[Order]])
     assert_type(page[0].state, Order)
     assert_type(page[0].state.email, str | None)
     assert_type(await page[0].reference.pay(3), bool)

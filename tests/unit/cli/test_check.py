@@ -117,3 +117,42 @@ def test_nothing_to_check_is_told(tmp_path: Path) -> None:
     done = check(tmp_path, "shop.py")
     assert done.returncode == 66
     assert done.stderr.startswith("perdure: there is no file shop.py\n  hint: ")
+
+
+VERSIONED = """
+from datetime import date
+
+from perdure import Actor, App, Cors, expose
+
+
+class {name}(Actor):
+    @expose(until=3, deprecated=date(2026, 3, 1))
+    async def add(self, sku: str) -> None: ...
+
+    @expose(version=2, route="add")
+    async def add_many(self, sku: str, qty: int) -> None: ...
+
+
+app = App({name}, cors=Cors(origins=["https://shop.example"]))
+
+
+@app.get("/quote/{{sku}}", version=2, until=3)
+async def quote(sku: str) -> int: ...
+"""
+
+
+def test_it_prints_which_versions_have_what(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(VERSIONED.format(name="Cart"))
+    lines = [" ".join(line.split()) for line in check(tmp_path).stdout.splitlines()]
+    assert "POST /cart/{key}/add anyone version 1 only, deprecated since 2026-03-01" in lines
+    assert "POST /cart/{key}/add anyone from version 2 on" in lines
+    assert "GET /quote/{sku} anyone version 2 only" in lines
+    assert "versions: 1 to 3, at /v1/… to /v3/…" in lines
+    assert "pages of other origins: https://shop.example" in lines
+
+
+def test_what_has_the_path_of_a_version_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(VERSIONED.format(name="V3"))
+    done = check(tmp_path)
+    assert done.returncode == 78
+    assert done.stderr.startswith("perdure: V3 is at /v3, which is a version of this App")

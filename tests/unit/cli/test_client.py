@@ -38,3 +38,35 @@ def test_what_cannot_be_written_or_loaded_is_told_in_a_line(tmp_path: Path) -> N
     done = perdure("client", "typescript", tmp_path / "no_app.py")
     assert done.exit_code == failures.NO_INPUT
     assert perdure("client").exit_code in {0, 2}
+
+
+VERSIONED = """
+from perdure import Actor, App, expose
+
+
+class Scale(Actor):
+    @expose
+    async def weigh(self) -> int: ...
+
+    @expose(version=2, route="weigh")
+    async def weigh_more(self, unit: str) -> int: ...
+
+
+app = App(Scale)
+"""
+
+
+@pytest.mark.parametrize("language", ["python", "typescript"])
+def test_a_client_speaks_the_version_that_is_asked_for(tmp_path: Path, language: str) -> None:
+    app = tmp_path / "scales.py"
+    app.write_text(VERSIONED)
+    first = perdure("client", language, app)
+    second = perdure("client", language, app, "--api-version", "2")
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "/v2/scale" in second.output
+    assert "/v2/scale" not in first.output
+    assert "unit" in second.output
+    assert "weigh_more" not in second.output
+    third = perdure("client", language, app, "--api-version", "3")
+    assert third.exit_code == failures.USAGE
+    assert "there is no version 3 of this API" in third.errors

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.cluster.wiring import KEY, identity
 
+from perdure.cluster.frames import VERSION
 from perdure.cluster.handshake import (
     MESSAGE_BYTES_MAX,
     ClientHandshake,
@@ -40,7 +41,7 @@ def test_both_ends_learn_who_the_other_is() -> None:
     one, other = client(), server()
     messages = meet(one, other)
     assert (one.peer, other.peer) == (identity(2), identity(1))
-    assert (one.version, other.version) == (1, 1)
+    assert (one.version, other.version) == (VERSION, VERSION)
     assert (one.error, other.error) == (None, None)
     assert len(messages) == 3
 

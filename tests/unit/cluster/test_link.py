@@ -24,7 +24,7 @@ from perdure.base.errors import (
     WireError,
 )
 from perdure.base.limits import Limits
-from perdure.cluster.frames import Answer, Changed, Frame, Ping, Pong
+from perdure.cluster.frames import VERSION, Answer, Changed, Frame, Ping, Pong
 from perdure.cluster.framing import HEADER, FrameReader
 from perdure.cluster.link import Link
 from perdure.testing import VirtualClock, async_test
@@ -47,7 +47,7 @@ async def test_two_ends_open_and_talk() -> None:
     assert one.opened_links == [dialling]
     assert other.opened_links == [dialled]
     assert (dialling.peer, dialled.peer) == (identity(0), identity(1))
-    assert (dialling.version, dialled.version) == (1, 1)
+    assert (dialling.version, dialled.version) == (VERSION, VERSION)
     dialling.send(Changed("Cart", "anna"))
     await passes()
     assert other.frames == [Changed("Cart", "anna")]

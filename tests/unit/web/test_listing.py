@@ -29,7 +29,7 @@ class Guests(Actor):
     @interleave
     async def page(self, nights: int, limit: int = 2, after: str | None = None) -> Found:
         found = await Guest.where(nights__ge=nights).order_by("-nights").limit(limit).after(after)
-        return Found([row.key for row in found], found.cursor)
+        return Found([row.key for row in found], found.next)
 
 
 def _client(app: App) -> httpx.AsyncClient:
