@@ -33,6 +33,7 @@ READY_PATH = b"/-/balance/ready"
 _LINGER_S = 2.0  # how long a refused client may go on sending before its connection is closed
 _SAFE_TO_NAME = 503  # of our own answers, the one that says to come back
 _VERSIONS = (b"1.1", b"1.0")
+_SLASH, _HASH = b"/#"  # numbers, which bytes are searched for faster than for bytes
 
 _HEAD, _BODY, _WAIT, _TUNNEL, _DONE = range(5)
 
@@ -291,7 +292,7 @@ class ClientConnection(asyncio.Protocol):
         head = self._head
         if head is None or raw != head.raw:
             head = self._learn(version, raw)
-        if target[0] != 47 or b"#" in target:  # b"/"
+        if target[0] != _SLASH or _HASH in target:
             target = _origin_form(method, target, head)
         elif len(target) > self._shared.limits.target_bytes_max:
             raise RefusedError(414)
