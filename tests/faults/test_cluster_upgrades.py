@@ -14,6 +14,8 @@ from tests.faults.frame_proxy import Holding, Passing, Proxy
 from tests.faults.lab import IS_LONG, note, unhurried
 from tests.faults.supervised import until
 
+from perdure.cluster.frames import VERSION
+
 pytestmark = [pytest.mark.faults, *unhurried]
 
 ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
@@ -82,8 +84,9 @@ def _newer_source(folder: Path) -> Path:
     shutil.copytree(SOURCE / "perdure", newer / "perdure", ignore=shutil.ignore_patterns("*.pyc"))
     frames = newer / "perdure" / "cluster" / "frames.py"
     text = frames.read_text()
-    assert text.count("\nVERSION = 1\n") == 1
-    frames.write_text(text.replace("\nVERSION = 1\n", "\nVERSION = 2\n"))
+    line = f"\nVERSION = {VERSION}\n"
+    assert text.count(line) == 1
+    frames.write_text(text.replace(line, f"\nVERSION = {VERSION + 1}\n"))
     return newer
 
 
@@ -108,9 +111,11 @@ def test_two_releases_live_side_by_side_and_back(
             assert not errors_of(load.history, "read")
         else:
             assert not load.history.errors, f"{load.history.errors}\n{cluster.logs()}"
+    what = f", wire versions {VERSION} and {VERSION + 1}"
+    if is_class_changed:
+        what = ", a field more in the newer class"
     note(
-        "Two releases side by side, and back"
-        + (", a field more in the newer class" if is_class_changed else ", wire versions 1 and 2"),
+        f"Two releases side by side, and back{what}",
         f"two machines under load replaced by a newer release and back, {ROUNDS} times",
         (
             f"{sum(errors.values())} writes refused (newer-state), no other error"
