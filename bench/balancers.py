@@ -154,7 +154,7 @@ BALANCERS = (
     Balancer("perdure-tcp", "Perdure, TCP", "perdure", "tcp", reference="haproxy-tcp"),
     Balancer("perdure-haproxy", "Perdure, HAProxy as its engine", "perdure", reference="haproxy"),
 )
-LEAST = {"perdure": 1.0, "perdure-tcp": 0.5, "perdure-haproxy": 0.9}
+LEAST = {"perdure": 1.0, "perdure-tcp": 0.5, "perdure-haproxy": 0.95}
 DIRECT = "direct"
 
 
