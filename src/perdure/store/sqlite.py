@@ -66,6 +66,7 @@ class SqliteStore:
     """A `Store` in `directory`, which is made if it does not exist."""
 
     reads_never_wait = True
+    commit_passes_max = 1  # with two, 64 callers of one actor were served 7 % more slowly
     registry: Registry | None = None
 
     def __init__(self, directory: Path | str) -> None:

@@ -307,6 +307,8 @@ class SimulatedStore:
         reads_never_wait: True to read at once, without the network, as an embedded store does.
     """
 
+    commit_passes_max = 2
+
     def __init__(
         self,
         database: SimulatedDatabase,
